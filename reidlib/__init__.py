@@ -1,0 +1,1 @@
+"""reidlib: the thin layer under the person-retrieval workbook."""

@@ -1,0 +1,53 @@
+"""Where tests write and where they find data: temporary folders, shared/ beside the checkout, tests/golden."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from reidlib.paths import CHECKOUT
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def places(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test writes to data/ or outputs/ of the checkout."""
+    os.environ["REIDLIB_OUTPUTS"] = str(tmp_path_factory.mktemp("outputs"))
+    os.environ["REIDLIB_DATA"] = str(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def toy_root(places: None) -> Path:
+    """The toy world of forty people, drawn once: `load("toy", toy_root)`."""
+    from reidlib.data import toy
+
+    root = Path(os.environ["REIDLIB_DATA"], "toy")
+    toy.make(root, identities=40)
+    return root
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real files that are not part of the project, where the machine has them."""
+    folder = Path(os.environ.get("REIDLIB_SHARED", CHECKOUT.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"there is no folder of shared files at {folder} (REIDLIB_SHARED names it)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], dict[str, torch.Tensor]]:
+    """`golden("cfine")`: the arrays of golden/cfine.npz as tensors, float32 or long."""
+    folder = Path(os.environ.get("REIDLIB_GOLDEN", Path(__file__).parent / "golden"))
+
+    def read(name: str) -> dict[str, torch.Tensor]:
+        with np.load(folder / f"{name}.npz") as arrays:
+            tensors = {key: torch.from_numpy(arrays[key]) for key in arrays.files if arrays[key].dtype.kind in "biuf"}
+        return {key: value.float() if value.is_floating_point() else value.long() for key, value in tensors.items()}
+
+    return read
