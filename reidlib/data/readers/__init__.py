@@ -1,0 +1,142 @@
+"""Data sets by name: where each is expected, which reader reads it, and what a user who lacks it should do."""
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from reidlib.data.protocols import trials
+from reidlib.data.readers.folders import read_folder, read_market, read_pku
+from reidlib.data.readers.records import TRI_PARTS, Read, parse_json, read_mals, read_records, read_text, read_tri
+from reidlib.data.table import SPLITS, PersonData, absent, described
+from reidlib.errors import ConfigError, DataError
+from reidlib.paths import data_dir
+
+
+class Source(NamedTuple):
+    folder: str
+    read: Callable[[Path, bool, int], Read]
+    files: str
+    ask: str
+
+
+REID_FILES = "(or train_reid.json, val_reid.json, test_reid.json) and imgs/"
+SOURCES = {
+    "cuhk-pedes": Source(
+        "CUHK-PEDES",
+        read_records,
+        f"reid_raw.json {REID_FILES}",
+        "github.com/ShuangLI59/Person-Search-with-Natural-Language-Description",
+    ),
+    "icfg-pedes": Source("ICFG-PEDES", read_records, f"ICFG-PEDES.json {REID_FILES}", "github.com/zifyloo/SSAN"),
+    "rstpreid": Source(
+        "RSTPReid", read_records, f"data_captions.json {REID_FILES}", "github.com/NjtechCVLab/RSTPReid-Dataset"
+    ),
+    "tri-pedes": Source(
+        "Tri-PEDES",
+        read_tri,
+        f"the folders {', '.join(TRI_PARTS)}, with imgs-sketch/ beside imgs/ in each for sketches",
+        "github.com/ccq195/UNIReID (sketches)",
+    ),
+    "chatpedes": Source(
+        "ChatPedes", read_records, "train_reid.json, test_reid.json and imgs/", "github.com/Flame-Chasers/DiaNA"
+    ),
+    "mals": Source(
+        "MALS", read_mals, "JSON files of image, image_id, caption, and the pictures", "github.com/Shuyu-XJTU/APTM"
+    ),
+    "pku-sketch": Source(
+        "PKU-Sketch", read_pku, "photo/, sketch/, idx/ and, for captions, TriReID.txt", "pkuml.org (PKU Sketch Re-ID)"
+    ),
+    "market-sketch-1k": Source(
+        "Market-Sketch-1K",
+        read_market,
+        "photo/{train,query}/, sketch/{A..F}/{train,query}/ and, for captions, market_attribute.mat",
+        "github.com/Lin-Kayla/subjectivity-sketch-reid",
+    ),
+}
+names = ("toy", *SOURCES, "folder")
+
+
+def load(name: str, root: Path | str | None = None, *, pictures: bool = True, trial: int = 1) -> PersonData:
+    """Reads the data set `name` (one of `names`, or "toy/<name>" for its drawn stand-in) into one table.
+
+    `root` is the data set's folder, by default its own under the data folder; for the toys it is the folder that holds
+    all of them, drawn on first use. `pictures=False` reads annotations without the pictures being there. `trial`
+    chooses among PKU-Sketch's ten splits. Where there is no val split, a tenth of the training identities (seeded, at
+    most 1,000) is held out as val. Raises ConfigError for a wrong argument, DataError for anything wrong on disk.
+    """
+    known = [*names, *(f"toy/{other}" for other in SOURCES)]
+    if name not in known:
+        nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0)[0]
+        raise ConfigError(f"There is no data set {name!r}; the nearest is {nearest!r} (known: {', '.join(names)}).")
+    if type(trial) is not int or not 1 <= trial <= trials(name):
+        raise ConfigError(f"{name!r} has {trials(name)} trial(s); trial was {trial!r}.")
+    if name == "folder":
+        return _folder(root)
+    source = SOURCES["cuhk-pedes" if name == "toy" else name.removeprefix("toy/")]
+    if name.startswith("toy"):
+        base = _toy_world(root) / source.folder
+    else:
+        base = data_dir() / source.folder if root is None else Path(root)
+    if source.read is read_tri and not base.is_dir() and (base.parent / TRI_PARTS[0]).is_dir():
+        base = base.parent
+    if not base.is_dir():
+        raise DataError(f"{name} is not at {base}; put {source.files} there, and ask for the data set at {source.ask}.")
+    table, layout, sketch_of = source.read(base, pictures, trial)
+    if name == "toy":
+        _join_toy(table, base, pictures)
+    return _finish(name, base, table, layout, sketch_of, pictures)
+
+
+def _folder(root: Path | str | None) -> PersonData:
+    if root is None or not Path(root).is_dir():
+        raise DataError(f"'folder' needs root, a folder of pictures; {root} is none.")
+    return _finish("folder", Path(root), *read_folder(Path(root), True), True)
+
+
+def _finish(name: str, root: Path, table: pd.DataFrame, layout: str, sketch_of: str, pictures: bool) -> PersonData:
+    held_out = _hold_out(table)
+    parts = [f"{(table['split'] == split).sum():,} {split}" for split in SPLITS if (table["split"] == split).any()]
+    found = f"{layout}: {len(table):,} pictures ({', '.join(parts)}) of {table['pid'].nunique():,} people"
+    once = described(table, sketch_of)
+    counts = {column: int(once[column].str.len().sum()) for column in ("captions", "dialogues")}
+    counts["sketches"] = len({path for paths in table["sketches"] for path in paths})
+    found += "".join(f", {count:,} {column}" for column, count in counts.items() if count)
+    if held_out:
+        found += f"; no val split, so a fixed choice of {held_out:,} training identities is held out as val"
+    if pictures:
+        missing = absent(root, table["image"])
+        if len(missing) == len(table):
+            raise DataError(f"{root}: expected pictures such as {missing[0]}, found none of the {len(table):,} named.")
+        found += f"; pictures missing: {len(missing):,}, such as {missing[0]}" if missing else ""
+    return PersonData(name, root, table, found + ".", sketch_of)
+
+
+def _hold_out(table: pd.DataFrame) -> int:
+    """Turns a seeded tenth of the training identities into val where a table has none; how many that were."""
+    pids = np.unique(table.loc[table["split"] == "train", "pid"])
+    if (table["split"] == "val").any() or len(pids) < 2:
+        return 0
+    chosen = np.random.default_rng(0).choice(pids, min(max(len(pids) // 10, 1), 1000), replace=False)
+    table.loc[(table["split"] == "train") & table["pid"].isin(chosen), "split"] = "val"
+    return len(chosen)
+
+
+def _toy_world(root: Path | str | None) -> Path:
+    from reidlib.data.toy import make
+
+    world = data_dir() / "toy" if root is None else Path(root)
+    if root is None or not world.is_dir():  # a world that the caller made, of another size perhaps, is read as it is
+        make(world)
+    return world
+
+
+def _join_toy(table: pd.DataFrame, base: Path, pictures: bool) -> None:
+    """Adds ChatPedes' dialogues and the attributes that were drawn to the rows of the toy CUHK-PEDES."""
+    chats = read_records(base.parent / "ChatPedes", pictures)[0].set_index("image")["dialogues"].to_dict()
+    table["dialogues"] = [chats.get(image, []) for image in table["image"]]
+    attributes = parse_json(read_text(base / "attributes.json"), str(base / "attributes.json"))
+    table["attributes"] = [attributes.get(image.removeprefix("imgs/"), {}) for image in table["image"]]

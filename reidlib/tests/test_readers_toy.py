@@ -1,0 +1,48 @@
+"""The toy world's every layout reads, is whole, and has what its notebooks need."""
+
+import pytest
+
+from reidlib.data import check, load, names
+from reidlib.data.toy import make
+from reidlib.data.toy.people import ATTRIBUTES
+from reidlib.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("toy") / "world", identities=24)
+
+
+@pytest.mark.parametrize("name", ["toy", *(f"toy/{name}" for name in names if name not in ("toy", "folder"))])
+def test_every_toy_layout_is_whole(world, name):
+    data = load(name, world)
+    report = check(data)
+    assert report.ok, report.problems
+    assert len(data.split("train"))
+    assert len(data.split("val"))
+    assert name == "toy/mals" or len(data.split("test"))
+    kinds = {column for column in ("captions", "dialogues", "sketches") if data.table[column].str.len().any()}
+    assert kinds == {
+        "toy": {"captions", "dialogues", "sketches"},
+        "toy/chatpedes": {"dialogues"},
+        "toy/mals": {"captions"},
+    }.get(name, {"captions", "sketches"})
+    assert data.sketch_of == ("" if "sketches" not in kinds else "person" if "-sketch" in name else "image")
+
+
+def test_toy_joins_dialogues_and_attributes_of_every_picture(world):
+    table = load("toy", world).table
+    assert table["dialogues"].str.len().min() >= 1
+    assert all(set(ATTRIBUTES) <= set(words) for words in table["attributes"])
+    assert all(isinstance(turn, tuple) and len(turn) == 2 for turns in table["dialogues"].str[0] for turn in turns)
+
+
+def test_toy_is_drawn_on_first_use_below_the_data_folder(tmp_path, monkeypatch):
+    from reidlib.data import toy
+
+    made = []
+    monkeypatch.setattr(toy, "make", made.append)
+    monkeypatch.setenv("REIDLIB_DATA", str(tmp_path))
+    with pytest.raises(DataError, match="CUHK-PEDES"):
+        load("toy")
+    assert made == [tmp_path / "toy"]
