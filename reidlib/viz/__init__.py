@@ -1,0 +1,22 @@
+"""The figures of the workbook: one call, one matplotlib Figure that is understood without the code."""
+
+from reidlib.viz.attention import attention_on_picture, selected_patches, words
+from reidlib.viz.curves import recall_curves, round_curves, schedule_curve, training_curves
+from reidlib.viz.maps import embedding_map
+from reidlib.viz.rankings import compare_methods, contact_sheet, dialogue_ranking, ranked_list, ranked_lists
+
+__all__ = [
+    "attention_on_picture",
+    "compare_methods",
+    "contact_sheet",
+    "dialogue_ranking",
+    "embedding_map",
+    "ranked_list",
+    "ranked_lists",
+    "recall_curves",
+    "round_curves",
+    "schedule_curve",
+    "selected_patches",
+    "training_curves",
+    "words",
+]

@@ -1,0 +1,94 @@
+"""Numbers over time, rank or round: training, recall and schedule curves."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from reidlib.viz.style import MARKERS, WIDTH, figure
+
+NOT_LOSSES = {"epoch", "loss", "lr", "seconds", "images_per_second", "best"}
+
+
+@figure
+def training_curves(rows: Sequence[Mapping], title: str = "") -> Figure:
+    """The rows of a training log: losses on the left, and what was measured on the right with the best epoch marked."""
+    epochs = [row["epoch"] for row in rows]
+    measured = [name for name in rows[-1] if name.split()[-1] in ("R@1", "mAP")]
+    losses = [name for name in rows[-1] if " " not in name and name not in NOT_LOSSES]
+    losses += ["loss"] * (len(losses) > 1)  # one loss is its own sum
+    sheet, axes = plt.subplots(1, 1 + bool(measured), figsize=(WIDTH, 3.4), squeeze=False, layout="constrained")
+    panels = [(axes[0, 0], losses, "loss (mean over the epoch's steps)", "Training losses")]
+    if measured:
+        panels.append((axes[0, 1], measured, "percent", "On the validation pictures"))
+    for panel, names, unit, heading in panels:
+        for number, name in enumerate(names):
+            style = {"color": "black", "linestyle": "--"} if name == "loss" else {}
+            label = "sum" if name == "loss" else name
+            values = [row.get(name, np.nan) for row in rows]
+            panel.plot(epochs, values, marker=MARKERS[number % 8], markersize=4, label=label, **style)
+        panel.set(xlabel="epoch", ylabel=unit, title=heading)
+        panel.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    best = [row["epoch"] for row in rows if row.get("best")]
+    if measured and best:
+        axes[0, 1].axvline(best[-1], color="#999999", linestyle=":", label=f"best, epoch {best[-1]}")
+    values = [row[name] for row in rows for name in losses if name in row]
+    if min(values) > 0 and max(values) > 50 * min(values):
+        axes[0, 0].set_yscale("log")
+    for panel, *_ in panels:
+        panel.legend()
+    sheet.suptitle(title)
+    return sheet
+
+
+@figure
+def recall_curves(
+    curves: Mapping[str, Sequence[float]], title: str = "How often the person is among the first k"
+) -> Figure:
+    """R@k in percent for k = 1, 2, ... of each method or query kind."""
+    sheet, axes = plt.subplots(figsize=(7, 3.8), layout="constrained")
+    for number, (label, recall) in enumerate(curves.items()):
+        every = max(1, len(recall) // 10)
+        k = np.arange(1, len(recall) + 1)
+        name = f"{label} (R@1 {recall[0]:.1f} %)"
+        axes.plot(k, recall, marker=MARKERS[number % 8], markersize=4, markevery=every, label=name)
+    axes.set(xlabel="k, pictures looked at", ylabel="R@k (percent of queries)", title=title, ylim=(0, 102))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.legend(loc="lower right")
+    return sheet
+
+
+@figure
+def round_curves(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float]]],
+    metric: str = "R@1 (percent of queries)",
+    title: str = "What each round of the dialogue adds",
+) -> Figure:
+    """A metric by round: for each label its mean with a band from low to high (a confidence interval)."""
+    sheet, axes = plt.subplots(figsize=(7, 3.8), layout="constrained")
+    for number, (label, (mean, low, high)) in enumerate(curves.items()):
+        rounds = np.arange(1, len(mean) + 1)
+        (line,) = axes.plot(rounds, mean, marker=MARKERS[number % 8], markersize=5, label=label)
+        axes.fill_between(rounds, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+    axes.set(xlabel="round, questions answered", ylabel=metric, title=f"{title}\n(band: confidence interval)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.legend()
+    return sheet
+
+
+@figure
+def schedule_curve(
+    rates: Mapping[str, Sequence[float]], steps_per_epoch: int = 1, title: str = "Learning rate"
+) -> Figure:
+    """The learning rate of each parameter group, a value a step; the axis counts epochs when told their steps."""
+    sheet, axes = plt.subplots(figsize=(7, 3), layout="constrained")
+    for label, values in rates.items():
+        axes.plot(np.arange(len(values)) / steps_per_epoch, values, label=label)
+    axes.set(xlabel="epoch" if steps_per_epoch > 1 else "step", ylabel="learning rate", title=title)
+    axes.set_ylim(bottom=0)
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    axes.legend()
+    return sheet
