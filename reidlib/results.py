@@ -1,0 +1,89 @@
+"""Finds the runs in outputs/ and makes one table of their metrics."""
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+METRICS = ["R@1", "R@5", "R@10", "mAP", "mINP"]
+GROUP = ["method", "label", "dataset", "split", "task", "round"]
+
+
+def find_results(folder: Path) -> pd.DataFrame:
+    """Every row of every `folder`/*/metrics.json, with its run's name in the column `run`; the oldest run first.
+
+    A damaged file is passed over with a warning that names it.
+    """
+    rows = []
+    for path in sorted(Path(folder).glob("*/metrics.json"), key=lambda path: (path.stat().st_mtime_ns, path)):
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))["rows"]
+            rows += [{"run": path.parent.name, **_complete(row)} for row in found]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            warnings.warn(f"{path} is passed over: expected {{'rows': [...]}} ({error!r}).", stacklevel=2)
+    columns = ["run", *GROUP, "seed", *METRICS]
+    frame = pd.DataFrame(rows, columns=None if rows else columns)
+    return frame[columns + [column for column in frame.columns if column not in columns]]
+
+
+def _complete(row: dict) -> dict:
+    """The row with every column of the table; KeyError without a method, a dataset and a task."""
+    named = {key: row[key] for key in ("method", "dataset", "task")}
+    return {**dict.fromkeys(GROUP, ""), "seed": 0, **dict.fromkeys(METRICS), **row, **named}
+
+
+def summarise(results: pd.DataFrame) -> pd.DataFrame:
+    """One row for each method, label, dataset, split, task and round: mean over seeds, `<metric> sd` beside it.
+
+    `seeds` counts the seeds; the standard deviation is the sample's (n - 1), NaN for one seed. Where the same seed
+    was scored twice, the newer run counts.
+    """
+    newest = results.drop_duplicates([*GROUP, "seed"], keep="last")
+    scores = newest.astype(dict.fromkeys(METRICS, float)).groupby(GROUP, sort=True)
+    table = scores["seed"].nunique().to_frame("seeds")
+    for metric in METRICS:
+        table[metric] = scores[metric].mean()
+        table[f"{metric} sd"] = scores[metric].std(ddof=1)
+    return table.reset_index()
+
+
+def per_query(folder: Path, dataset: str) -> dict[tuple[str, str], dict[str, np.ndarray]]:
+    """What each query of the test split fared: (label, task) -> {"first", "average_precision"}, each (seeds, Q).
+
+    Newer runs of the same seed win; runs whose number of queries differs from the newest are left out.
+    """
+    found: dict[tuple[str, str], dict[str, dict[str, np.ndarray]]] = {}
+    for path in sorted(Path(folder).glob("*/per_query.npz"), key=lambda path: (path.stat().st_mtime_ns, path)):
+        with np.load(path, allow_pickle=False) as arrays:
+            for key in arrays.files:
+                _, label, of, seed, task, what = key.split("|")
+                if of == dataset:
+                    found.setdefault((label, task), {}).setdefault(what, {})[seed] = arrays[key]
+    return {key: {what: _stacked(list(seeds.values())) for what, seeds in parts.items()} for key, parts in found.items()}
+
+
+def _stacked(arrays: list[np.ndarray]) -> np.ndarray:
+    return np.stack([array for array in arrays if len(array) == len(arrays[-1])])
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    """A table as Markdown."""
+    lines = [table.columns, ["---"] * table.shape[1], *table.astype(str).to_numpy()]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def as_text(summary: pd.DataFrame) -> str:
+    """The summary for a terminal: `mean ± sd` in percent, columns that say nothing left out."""
+    shown = summary[[*GROUP, "seeds"]].copy()
+    for metric in METRICS:
+        shown[metric] = [_cell(mean, sd) for mean, sd in zip(summary[metric], summary[f"{metric} sd"], strict=True)]
+    empty = [column for column in (*GROUP, *METRICS) if (shown[column] == "").all()]
+    return shown.drop(columns=empty).to_string(index=False)
+
+
+def _cell(mean: float, sd: float) -> str:
+    if pd.isna(mean):
+        return ""
+    return f"{mean:.2f}" if pd.isna(sd) else f"{mean:.2f} ± {sd:.2f}"
