@@ -1,0 +1,122 @@
+"""Text encoders of the transformers library by name: tokens, the last layer's attention, and their tokenizer."""
+
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reidlib.backbones.clip import Tokens
+from reidlib.errors import ReidError
+
+# BERTs with random weights. Their words are CLIP's byte pairs, which come with open_clip: nothing is downloaded.
+RANDOM: dict[str, dict[str, Any]] = {
+    "toy": {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 512},
+    "base-random": {},  # as large as bert-base at a width of 768
+}
+
+
+class TextEncoder(nn.Module):
+    """A bidirectional text encoder behind one face. `model` keeps the parameter names of transformers.
+
+    model: any encoder whose output has `last_hidden_state` and `attentions`. name: whose tokenizer to use, a key of
+    `RANDOM` or a Hugging Face name or folder; it is opened when it is first needed. length: captions are padded and
+    cut to so many tokens.
+    """
+
+    def __init__(self, model: nn.Module, name: str, length: int):
+        super().__init__()
+        if getattr(model, "pooler", None) is not None:
+            model.pooler = None  # reads the first token through one more layer, which no method here asks for
+        self.model, self.name, self.length = model, name, length
+
+    @property
+    def width(self) -> int:
+        return self.model.config.hidden_size
+
+    @property
+    def pad(self) -> int:
+        """The id of padding."""
+        return self.model.config.pad_token_id
+
+    def tokenize(self, texts: list[str]) -> Tensor:
+        """Token ids (B, length); too long ones are cut, but for their last token, and a warning counts them."""
+        encode = _encoder(self.name)
+        ids = torch.full((len(texts), self.length), self.pad, dtype=torch.long)
+        cut = 0
+        for row, text in enumerate(texts):
+            tokens = encode(text)
+            if len(tokens) > self.length:
+                cut += 1
+                tokens = tokens[: self.length - 1] + tokens[-1:]
+            ids[row, : len(tokens)] = torch.tensor(tokens)
+        if cut:
+            warnings.warn(
+                f"{cut} of {len(texts)} texts are longer than {self.length} tokens and were cut.", stacklevel=2
+            )
+        return ids
+
+    def forward(self, ids: Tensor) -> Tokens:
+        """(B, L) -> tokens (B, L, width) of the last layer and its attention (B, L, L) averaged over heads.
+
+        The attention is what the layer used, so in training it has been through dropout.
+        """
+        out = self.model(input_ids=ids, attention_mask=(ids != self.pad).long(), output_attentions=True)
+        return Tokens(out.last_hidden_state, out.attentions[-1].mean(dim=1))
+
+    def checkpoint_activations(self) -> None:
+        """Recompute activations in the backward pass."""
+        self.model.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def create_text_encoder(name: str, length: int, width: int) -> TextEncoder:
+    """A text encoder by name: a key of `RANDOM`, or a pretrained encoder's Hugging Face name or folder.
+
+    length: captions are padded and cut to so many tokens. width: of the tokens of a random one; a pretrained one has
+    its own.
+    Raises ReidError when weights must be fetched and cannot be.
+    """
+    if name in RANDOM:
+        bert = build_bert(hidden_size=width, vocab_size=_clip_words().vocab_size, **RANDOM[name])
+        return TextEncoder(bert, name, length)
+    from transformers import AutoModel
+
+    # Fused kernels return no attention. At the length of a caption the plain one costs little.
+    return TextEncoder(_fetched(AutoModel.from_pretrained, name, attn_implementation="eager"), name, length)
+
+
+def build_bert(**sizes: int) -> nn.Module:
+    """A BERT with random weights; sizes that are left out are those of bert-base."""
+    from transformers import BertConfig, BertModel
+
+    return BertModel(BertConfig(attn_implementation="eager", **sizes), add_pooling_layer=False)
+
+
+@cache
+def _encoder(name: str) -> Callable[[str], list[int]]:
+    if name in RANDOM:
+        words = _clip_words()
+        return lambda text: [words.sot_token_id, *words.encode(text), words.eot_token_id]
+    from transformers import AutoTokenizer
+
+    tokenizer = _fetched(AutoTokenizer.from_pretrained, name)
+    return lambda text: tokenizer.encode(text, verbose=False)
+
+
+@cache
+def _clip_words():
+    from open_clip.tokenizer import SimpleTokenizer
+
+    return SimpleTokenizer()
+
+
+def _fetched(load: Callable, name: str, **options: Any):
+    try:
+        return load(name, **options)
+    except (OSError, ValueError) as error:
+        raise ReidError(
+            f"The text encoder {name!r} could not be loaded ({str(error).splitlines()[0]}). Without a network, fetch "
+            f"it on another machine (huggingface-cli download {name}) and name the folder."
+        ) from error

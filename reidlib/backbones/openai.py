@@ -1,0 +1,53 @@
+"""A CLIP sized by the tensors of a checkpoint that has the names of OpenAI's release."""
+
+import math
+import re
+
+from torch import Tensor
+
+from reidlib.backbones.clip import CLIP
+from reidlib.errors import CheckpointError
+
+
+def clip_like(state: dict[str, Tensor], image_size: tuple[int, int] | None = None) -> CLIP:
+    """A CLIP with random weights of the sizes in `state`, heads 64 wide.
+
+    state: names as `visual.conv1.weight`, `transformer.resblocks.0.ln_1.weight`; without those of a text
+    tower it has a tiny one. image_size: (height, width), needed where the patches are not a square. Raises
+    CheckpointError for a name that is missing or patches that do not fit `image_size`.
+    """
+    import open_clip
+
+    try:
+        width, _, _, patch = state["visual.conv1.weight"].shape
+        patches = len(state["visual.positional_embedding"]) - 1
+        length, text_width = state["positional_embedding"].shape if "positional_embedding" in state else (1, 64)
+        vocab = len(state["token_embedding.weight"]) if "token_embedding.weight" in state else 1
+        embed_dim = state["text_projection"].shape[1] if "text_projection" in state else 1
+    except KeyError as error:
+        raise CheckpointError(f"The checkpoint has no CLIP image tower: {error.args[0]} is missing.") from error
+    height, across = image_size or (math.isqrt(patches) * patch,) * 2
+    if (height // patch) * (across // patch) != patches:
+        raise CheckpointError(
+            f"The checkpoint's image tower has {patches} patches of {patch} pixels, which pictures of {height} x "
+            f"{across} do not give; pass its image_size (height, width)."
+        )
+    model = open_clip.CLIP(
+        embed_dim,
+        {"width": width, "layers": _depth(state, "visual."), "patch_size": patch, "image_size": (height, across)},
+        {
+            "width": text_width,
+            "layers": max(_depth(state, ""), 1),
+            "heads": max(text_width // 64, 1),
+            "context_length": length,
+            "vocab_size": vocab,
+        },
+        quick_gelu=True,
+    )
+    return CLIP(model, open_clip.SimpleTokenizer(context_length=length))
+
+
+def _depth(state: dict[str, Tensor], tower: str) -> int:
+    """How many blocks a tower has."""
+    blocks = (re.match(rf"{tower}transformer\.resblocks\.(\d+)\.", name) for name in state)
+    return len({match[1] for match in blocks if match})
