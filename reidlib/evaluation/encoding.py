@@ -1,0 +1,84 @@
+"""Turning pictures, captions, sketches and dialogues into embeddings, each once, in batches."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from reidlib.data.images import PixelCache
+from reidlib.devices import autocast
+from reidlib.methods.base import Method
+
+
+class Encoder:
+    """Embeds with one model, in evaluation mode and without gradients; a gallery asked for twice is encoded once.
+
+    pixels: the decoded pictures and sketches by path, at the model's size.
+    """
+
+    def __init__(self, model: Method, pixels: PixelCache, batch_size: int = 256):
+        self.model, self.pixels, self.batch_size = model, pixels, batch_size
+        self._galleries: dict[tuple[str, ...], Tensor] = {}
+
+    def gallery(self, paths: Sequence[str]) -> Tensor:
+        """(N, D) float32 embeddings of pictures, on the model's device."""
+        key = tuple(paths)
+        if key not in self._galleries:
+            self._galleries[key] = self._run(paths, lambda part: self.model.embed_image(self.pictures(part)))
+        return self._galleries[key]
+
+    def sketches(self, paths: Sequence[str]) -> Tensor:
+        return self._run(paths, lambda part: self.model.embed_sketch(self.pictures(part)))
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """(N, D); texts of similar length share a batch, so that little is spent on padding."""
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        done = self._run(
+            [texts[i] for i in order],
+            lambda part: self.model.embed_text(self.model.tokenize(part).to(self.model.device)),
+        )
+        return _unsorted(done, order)
+
+    def dialogues(self, dialogues: Sequence[list[tuple[str, str]]]) -> Tensor:
+        order = sorted(range(len(dialogues)), key=lambda i: sum(len(q) + len(a) for q, a in dialogues[i]))
+        done = self._run(
+            [dialogues[i] for i in order],
+            lambda part: self.model.embed_dialogue(self.model.tokenize_dialogues(part).to(self.model.device)),
+        )
+        return _unsorted(done, order)
+
+    def composed(self, sketches: Sequence[str], texts: Sequence[str]) -> Tensor:
+        """(N, D) of sketches each with its sentence."""
+
+        def embed(part):
+            ids = self.model.tokenize_feedback([text for _, text in part]).to(self.model.device)
+            return self.model.compose(self.pictures([path for path, _ in part]), ids)
+
+        return self._run(list(zip(sketches, texts, strict=True)), embed)
+
+    def pictures(self, paths: Sequence[str]) -> Tensor:
+        """Pictures by path as the model takes them, (B, 3, H, W) normalised, on its device."""
+        model = self.model
+        pixels = self.pixels[[self.pixels.index[path] for path in paths]].to(model.device).float().div_(255)
+        mean, std = (torch.tensor(v, device=model.device).view(3, 1, 1) for v in (model.mean, model.std))
+        return pixels.sub_(mean).div_(std)
+
+    @torch.inference_mode()
+    def _run(self, items: Sequence, embed: Callable) -> Tensor:
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with autocast(self.model.device, self.model.config.precision):
+                parts = [
+                    embed(items[start : start + self.batch_size]).float()
+                    for start in range(0, len(items), self.batch_size)
+                ]
+        finally:
+            self.model.train(was_training)
+        return torch.cat(parts)
+
+
+def _unsorted(rows: Tensor, order: list[int]) -> Tensor:
+    back = torch.empty(len(order), dtype=torch.long)
+    back[torch.tensor(order)] = torch.arange(len(order))
+    return rows[back.to(rows.device)]

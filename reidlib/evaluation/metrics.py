@@ -1,0 +1,159 @@
+"""Where the right pictures land in the ranking, block by block, and the metrics that follow from it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reidlib.errors import ReidError
+
+QUERY_BLOCK, GALLERY_BLOCK = 512, 16_384  # 32 MB of float32 similarities at a time, however large the gallery
+
+
+@dataclass
+class Ranks:
+    """For each query: rank of its first right picture (1-based, 0: there is none), average precision, and inverse
+    negative penalty. All (Q,)."""
+
+    first: np.ndarray
+    average_precision: np.ndarray
+    inverse_negative_penalty: np.ndarray
+
+    @property
+    def answerable(self) -> np.ndarray:
+        """Which queries have a right picture in the gallery at all, (Q,) bool."""
+        return self.first > 0
+
+    def summary(self, ks: tuple[int, ...] = (1, 5, 10), unanswerable: str = "apart") -> dict[str, float]:
+        """R@k, mAP, mINP in percent; the mean first rank counted from 1 (MFR) and from 0 (MFR0).
+
+        Queries without a right picture are counted in `queries_without_positive` and leave every mean ("apart"), or
+        stay in R@k as misses as InteractReID's code has it ("miss").
+        """
+        valid = self.answerable
+        if not valid.any():
+            raise ReidError("No query has a right picture in the gallery, so there is nothing to measure.")
+        base = np.ones_like(valid) if unanswerable == "miss" else valid
+        first = self.first[valid]
+        return {
+            **{f"R@{k}": 100.0 * float((first <= k).sum() / base.sum()) for k in ks},
+            "mAP": 100.0 * float(self.average_precision[valid].mean()),
+            "mINP": 100.0 * float(self.inverse_negative_penalty[valid].mean()),
+            "MFR": float(first.mean()),
+            "MFR0": float(first.mean() - 1),
+            "n_queries": int(len(valid)),
+            "queries_without_positive": int((~valid).sum()),
+        }
+
+
+def rank(
+    queries: Tensor,
+    gallery: Tensor,
+    query_pids: Tensor,
+    gallery_pids: Tensor,
+    query_sources: Tensor | None = None,
+    gallery_sources: Tensor | None = None,
+) -> Ranks:
+    """Ranks every query's right pictures by inner product, without the full matrix and without sorting the gallery.
+
+    queries: (Q, D), gallery: (G, D); pids (Q,) and (G,). Where sources are given, a gallery picture whose source equals
+    the query's is left out of that query's ranking (a sketch must not find the photo it was drawn from).
+
+    The k-th right picture stands at rank k + (wrong pictures that score at least as much): ties count against the
+    method, so a model that gives every picture one score looks as bad as it is. With ranks r_1 < ... < r_P of a query's
+    P right pictures, AP = mean_k k / r_k and INP = P / r_P (mINP: Ye et al., TPAMI 2022).
+    """
+    for name, features in (("query", queries), ("gallery", gallery)):
+        if not torch.isfinite(features).all():
+            raise ReidError(f"Some {name} embeddings are not finite numbers; the model that made them is broken.")
+    if len(gallery) == 0 or len(queries) == 0:
+        raise ReidError(f"Nothing to rank: {len(queries)} queries, {len(gallery)} gallery pictures.")
+    gallery = gallery.float()
+    found = []
+    for start in range(0, len(queries), QUERY_BLOCK):
+        rows = slice(start, start + QUERY_BLOCK)
+        sources = None if query_sources is None else (query_sources[rows], gallery_sources)
+        found.append(_rank_block(queries[rows].float(), gallery, query_pids[rows], gallery_pids, sources))
+    return Ranks(*(np.concatenate(column) for column in zip(*found, strict=True)))
+
+
+def _rank_block(queries, gallery, query_pids, gallery_pids, sources) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`rank` for one block of queries, in two passes over the gallery: score the right ones, count the wrong ones."""
+
+    def blocks() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for start in range(0, len(gallery), GALLERY_BLOCK):
+            part = slice(start, start + GALLERY_BLOCK)
+            right = query_pids[:, None] == gallery_pids[None, part]
+            counted = torch.ones_like(right)
+            if sources is not None:
+                counted = sources[0][:, None] != sources[1][None, part]
+            yield queries @ gallery[part].T, right & counted, ~right & counted
+
+    kept = list(blocks()) if len(gallery) <= GALLERY_BLOCK else None  # a small gallery is scored once
+    rows, values = [], []
+    for similarity, right, _ in kept or blocks():
+        row, column = right.nonzero(as_tuple=True)
+        rows.append(row)
+        values.append(similarity[row, column])
+    row, order = torch.cat(rows).sort(stable=True)
+    n_right = torch.bincount(row, minlength=len(queries))
+    most = max(int(n_right.max()), 1)
+    scores = torch.full((len(queries), most), float("inf"), device=queries.device)
+    place = torch.arange(len(row), device=row.device) - (n_right.cumsum(0) - n_right)[row]
+    scores[row, place] = torch.cat(values)[order]
+    scores = scores.sort(dim=1).values  # ascending, the empty places last
+    beaten = torch.zeros(len(queries), most + 1, device=queries.device)
+    for similarity, _, wrong in kept or blocks():
+        n_beaten = torch.searchsorted(scores, similarity.contiguous(), right=True)
+        beaten.scatter_add_(1, n_beaten, wrong.float())
+    # a wrong picture that beats b right ones stands before the b lowest of them
+    before = beaten.flip(1).cumsum(dim=1)[:, :-1].flip(1)  # (Q, most), in ascending order of score
+    order = n_right[:, None] - torch.arange(most, device=queries.device)[None]  # the lowest right picture is the P-th
+    exists = order > 0
+    ranks = torch.where(exists, before + order, torch.inf)
+    count = n_right.clamp(min=1)
+    first = torch.where(n_right > 0, ranks.min(dim=1).values, 0)
+    precision = torch.where(exists, order / ranks, 0).sum(dim=1) / count
+    penalty = torch.where(n_right > 0, n_right / ranks[:, 0], 0)
+    return first.long().cpu().numpy(), precision.double().cpu().numpy(), penalty.double().cpu().numpy()
+
+
+def top_k(queries: Tensor, gallery: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Scores and gallery rows of the k best for each query, (Q, k) each, best first, in blocks over the gallery."""
+    k = min(k, len(gallery))
+    best = torch.empty(len(queries), 0, device=queries.device)
+    index = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
+    for start in range(0, len(gallery), GALLERY_BLOCK):
+        scores = queries @ gallery[start : start + GALLERY_BLOCK].to(queries).T
+        rows = torch.arange(start, start + scores.shape[1], device=queries.device).expand_as(scores)
+        scores, rows = torch.cat([best, scores], dim=1), torch.cat([index, rows], dim=1)
+        best, chosen = scores.topk(min(k, scores.shape[1]), dim=1)
+        index = rows.gather(1, chosen)
+    return best, index
+
+
+def bootstrap_interval(
+    values: np.ndarray, level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of `values` (Q,) over queries."""
+    rng = np.random.default_rng(seed)
+    weights = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), size=draws)
+    means = weights @ np.asarray(values, dtype=float) / len(values)
+    return tuple(np.quantile(means, [(1 - level) / 2, (1 + level) / 2]))
+
+
+def paired_test(a: np.ndarray, b: np.ndarray, draws: int = 10_000, seed: int = 0) -> float:
+    """Two-sided p-value that two methods do equally well on the same queries, by random sign flips.
+
+    a, b: (Q,) a value each query, such as average precision or a hit. The statistic is |mean(a - b)|; under the null
+    hypothesis each difference is as likely to carry the other sign.
+    """
+    difference = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
+    difference = difference[difference != 0]
+    if not len(difference):
+        return 1.0
+    signs = np.random.default_rng(seed).choice((-1.0, 1.0), size=(draws, len(difference)))
+    flipped = np.abs(signs @ difference)
+    return float((1 + (flipped >= abs(difference.sum()) - 1e-12).sum()) / (draws + 1))

@@ -1,0 +1,132 @@
+"""Who is looked for, where, and what counts as found."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from reidlib.config import Config
+from reidlib.data import load
+from reidlib.data.batches import data_pixels
+from reidlib.errors import DataError, ReidError
+from reidlib.evaluation import Encoder, evaluate, rank, tasks
+from reidlib.evaluation.protocols import answers_task, composed_task, dialogue_task, sketch_task, text_task
+from reidlib.methods.base import Method
+
+
+class Counting(Method):
+    """Embeds a picture as its mean colour and a text as its length; counts what it is asked."""
+
+    name, queries = "counting", ("text", "sketch")
+
+    def __init__(self):
+        super().__init__()
+        self.config = Config(image_size=(16, 8))
+        self.weight = nn.Parameter(torch.ones(1))
+        self.images = 0
+
+    def tokenize(self, texts):
+        return torch.tensor([[len(text)] for text in texts])
+
+    def embed_image(self, images):
+        self.images += len(images)
+        return images.mean(dim=(2, 3))
+
+    embed_sketch = embed_image
+
+    def embed_text(self, ids):
+        return torch.cat([ids.float(), ids.float() % 7, ids.float() % 3], dim=1)
+
+
+@pytest.fixture(scope="module")
+def data(toy_root):
+    return load("toy", toy_root)
+
+
+@pytest.fixture(scope="module")
+def encoder(data):
+    return Encoder(Counting(), data_pixels(data, (16, 8)), batch_size=7)
+
+
+def test_a_sketch_never_finds_the_photo_it_was_made_from(data):
+    task = sketch_task(data, "test")
+    rows = data.split("test")
+    assert list(task.gallery) == rows["image"].tolist()
+    for source, path in zip(task.sources, task.sketches, strict=True):
+        assert rows["sketches"][source] == [path]
+    assert text_task(data, "test").sources is None
+    assert text_task(data, "test", leave_out_source=True).sources is not None
+
+
+def test_embeddings_keep_their_order_whatever_the_batches(data, encoder):
+    task = text_task(data, "test")
+    lengths = encoder.texts(task.texts)[:, 0].tolist()
+    assert lengths == [len(text) for text in task.texts]
+
+
+def test_a_gallery_is_encoded_once(data, encoder):
+    encoder._galleries.clear()
+    encoder.model.images = 0
+    evaluate(encoder, [text_task(data, "test"), text_task(data, "test", leave_out_source=True)])
+    assert encoder.model.images == len(data.split("test"))
+
+
+def test_evaluation_agrees_with_the_full_matrix(data, encoder):
+    task = sketch_task(data, "test")
+    rows, _ = evaluate(encoder, [task])
+    similarity = encoder.sketches(task.sketches) @ encoder.gallery(task.gallery).T
+    similarity[torch.arange(len(similarity)), torch.as_tensor(task.sources)] = -torch.inf
+    best = task.gallery_pids[similarity.argmax(dim=1).cpu().numpy()]
+    assert rows[0]["R@1"] == pytest.approx(100 * (best == task.query_pids).mean(), abs=1e-6)
+
+
+def test_a_ranking_for_a_figure(data, encoder):
+    task = sketch_task(data, "test")
+    (query, pictures, correct, scores), _ = task.ranking(encoder, [3, 5], data.root, k=4)
+    assert query == data.root / task.sketches[3]
+    assert len(pictures) == len(correct) == len(scores) == 4
+    assert data.root / task.gallery[task.sources[3]] not in pictures
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_sketches_of_people(toy_root):
+    for name in ("toy/pku-sketch", "toy/market-sketch-1k"):
+        data = load(name, toy_root)
+        task = sketch_task(data, "test")
+        assert len(set(task.sketches)) == len(task.sketches)
+        assert task.sources is None
+        words = text_task(data, "test")
+        assert len(set(zip(words.query_pids, words.texts, strict=True))) == len(words.texts)
+        both = composed_task(data, "test")
+        assert len(both.texts) == len(both.sketches) == len(task.sketches)
+
+
+def test_pooled_sketches_make_one_query_a_person(toy_root):
+    data = load("toy/market-sketch-1k", toy_root)
+    task = sketch_task(data, "test", pooled=True)
+    queries = torch.randn(len(task.sketches), 5)
+    gallery = torch.randn(len(task.gallery), 5)
+    pids = np.unique(task.query_pids)
+    unit = torch.nn.functional.normalize(queries, dim=1)
+    mean = torch.stack([unit[torch.as_tensor(task.query_pids == pid)].mean(0) for pid in pids])
+    expected = rank(mean, gallery, torch.as_tensor(pids), torch.as_tensor(task.gallery_pids))
+    assert task.rank(queries, gallery).first.tolist() == expected.first.tolist()
+
+
+def test_dialogues_by_round(data):
+    whole, second = dialogue_task(data, "test"), dialogue_task(data, "test", rounds=2)
+    assert all(len(dialogue) == 2 for dialogue in second.dialogues)
+    assert [d[:2] for d in map(list, whole.dialogues)] == list(second.dialogues)
+    joined = answers_task(data, "test", rounds=2)
+    assert joined.texts[0] == " ".join(answer for _, answer in second.dialogues[0])
+    assert (joined.query_pids == second.query_pids).all() and joined.kind == "text"
+
+
+def test_what_is_not_there_is_one_sentence(toy_root, data):
+    with pytest.raises(DataError, match="no queries of the kinds dialogue"):
+        tasks(load("toy/icfg-pedes", toy_root), "test", ["dialogue"])
+    with pytest.raises(DataError, match="has no train split"):
+        folder = load("folder", toy_root / "PKU-Sketch" / "photo")
+        text_task(folder, "train")
+    with pytest.raises(ReidError, match="counting takes no dialogue queries; it takes text, sketch"):
+        evaluate(Encoder(Counting(), data_pixels(data, (16, 8))), [dialogue_task(data, "test")])
