@@ -22,6 +22,7 @@ class Config:
     pretrained: str = ""  # an open_clip tag or a file; empty: as the backbone comes
     image_size: tuple[int, int] = (128, 64)  # height, width
     augment: str = "irra"
+    back_translation: float = 0.0  # how often a caption is replaced by its back-translation, where there is one
 
     epochs: int = 10
     batch_size: int = 64

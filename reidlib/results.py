@@ -61,7 +61,9 @@ def per_query(folder: Path, dataset: str) -> dict[tuple[str, str], dict[str, np.
                 _, label, of, seed, task, what = key.split("|")
                 if of == dataset:
                     found.setdefault((label, task), {}).setdefault(what, {})[seed] = arrays[key]
-    return {key: {what: _stacked(list(seeds.values())) for what, seeds in parts.items()} for key, parts in found.items()}
+    return {
+        key: {what: _stacked(list(seeds.values())) for what, seeds in parts.items()} for key, parts in found.items()
+    }
 
 
 def _stacked(arrays: list[np.ndarray]) -> np.ndarray:

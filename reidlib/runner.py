@@ -214,6 +214,7 @@ def _kernel_of_this_interpreter() -> Iterator[None]:
     before = dict(os.environ)
     os.environ.pop("JUPYTER_PATH", None)
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+    os.environ["TQDM_DISABLE"] = "1"  # a bar drawn again and again swells an executed copy
     try:
         yield
     finally:

@@ -1,0 +1,1 @@
+"""Losses as tensor functions: features and labels in, a scalar out."""

@@ -1,0 +1,98 @@
+"""The baseline: a two-tower CLIP, fine-tuned so that pictures and captions (or sketches) of one person meet."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from reidlib.backbones import create_clip
+from reidlib.config import Config
+from reidlib.errors import ConfigError
+from reidlib.losses.contrastive import both_ways, identity_targets, itc, sdm
+from reidlib.methods.base import Method
+
+
+@dataclass
+class ClipConfig(Config):
+    """Which loss, between the photo and which of the other views."""
+
+    loss: str = "sdm"  # or "itc"
+    views: tuple[str, ...] = ("text",)  # of "text" and "sketch": what photos are aligned with
+    temperature: float = 0.02  # fixed for SDM as in IRRA; ITC learns CLIP's own scale
+
+    @classmethod
+    def paper(cls) -> "ClipConfig":
+        """IRRA's fine-tuned CLIP (Jiang and Ye, CVPR 2023): the reference row of its tables."""
+        return cls(
+            backbone="ViT-B-16-quickgelu",
+            pretrained="openai",
+            loss="itc",
+            image_size=(384, 128),
+            epochs=60,
+            batch_size=64,
+            drop_last=False,
+            optimizer="adam",
+            lr=1e-5,
+            eps=1e-3,
+            weight_decay=4e-5,
+            schedule_every="epoch",
+            warmup_epochs=5,
+            workers=8,
+        )
+
+    @classmethod
+    def toy(cls) -> "ClipConfig":
+        return cls(epochs=8, batch_size=64, lr=3e-4, weight_decay=0.05)
+
+
+class Clip(Method):
+    """Cosine similarity of CLIP's two pooled features; one image tower sees photos and sketches alike."""
+
+    name = "clip"
+
+    def __init__(self, config: ClipConfig, num_classes: int = 0):
+        super().__init__()
+        unknown = set(config.views) - {"text", "sketch"}
+        if unknown or not config.views or config.loss not in ("itc", "sdm"):
+            raise ConfigError(
+                f"clip takes loss 'itc' or 'sdm' and views of 'text' and 'sketch'; got {config.loss!r} and {config.views}."
+            )
+        self.config = config
+        self.clip = create_clip(config.backbone, config.image_size, config.pretrained)
+        self.queries = ("text", "sketch") if len(config.views) == 2 else config.views
+        self.needs = tuple({"text": "captions", "sketch": "sketches"}[view] for view in config.views)
+
+    def tokenize(self, texts: list[str]) -> Tensor:
+        return self.clip.tokenize(texts)
+
+    def count_tokens(self, text: str) -> tuple[int, int]:
+        return self.clip.count_tokens(text)
+
+    def embed_image(self, images: Tensor) -> Tensor:
+        return normalize(self.clip.encode_image(images).float(), dim=-1)
+
+    def embed_text(self, ids: Tensor) -> Tensor:
+        return normalize(self.clip.encode_text(ids).float(), dim=-1)
+
+    def embed_sketch(self, sketches: Tensor) -> Tensor:
+        return self.embed_image(sketches)
+
+    def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Identity-aware ITC or SDM between photos and captions (t2i), and between photos and sketches (s2i)."""
+        photos = self.embed_image(batch["images"])
+        views = {}
+        if "text" in self.config.views:
+            views["t2i"] = self.embed_text(batch["caption_ids"])
+        if "sketch" in self.config.views:
+            views["s2i"] = self.embed_sketch(batch["sketches"])
+        all_photos, pids = self.gather(photos), self.gather(batch["pids"])
+        targets = identity_targets(pids)
+        loss, scale = (sdm, 1 / self.config.temperature) if self.config.loss == "sdm" else (itc, self._scale())
+        return {
+            name: both_ways(loss, scale * self.gather(features) @ all_photos.T, targets)
+            for name, features in views.items()
+        }
+
+    def _scale(self) -> Tensor:
+        return self.clip.logit_scale.exp().clamp(max=100)

@@ -1,0 +1,111 @@
+"""A run's folder: what was run (config.json), what came out (metrics.json, per_query.npz), and loading its model again."""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from reidlib import methods, paths
+from reidlib.config import Config
+from reidlib.data import PersonData
+from reidlib.errors import CheckpointError
+from reidlib.evaluation import Ranks
+from reidlib.methods.base import Method
+from reidlib.training import checkpoints
+
+PACKAGES = ("torch", "open_clip_torch", "transformers", "numpy", "pillow")
+
+
+class Run:
+    """`outputs/<name>/`: describe it first, add results as they come; each file is written whole or not at all."""
+
+    def __init__(self, name: str):
+        self.name, self.folder = name, paths.run_dir(name)
+        self.rows: list[dict] = []
+        self.per_query: dict[str, np.ndarray] = {}
+
+    def describe(self, data: PersonData, config: Config | None = None, **more) -> None:
+        """config.json: settings, versions, commit and a fingerprint of the data, all that makes the run repeatable."""
+        self.write_json(
+            "config.json",
+            {
+                "run": self.name,
+                "dataset": data.name,
+                "data_fingerprint": fingerprint(data),
+                "config": None if config is None else config.as_dict(),
+                "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+                "commit": _commit(),
+                **more,
+            },
+        )
+
+    def add(self, rows: list[dict], ranks: Mapping[str, Ranks], **labels) -> None:
+        """Adds the rows of an evaluation, each with `labels` (method, label, dataset, seed), and writes metrics.json."""
+        self.rows += [{**labels, **row} for row in rows]
+        for task, found in ranks.items():
+            key = "|".join(str(labels.get(name, "")) for name in ("method", "label", "dataset", "seed")) + f"|{task}"
+            self.per_query[f"{key}|first"] = found.first
+            self.per_query[f"{key}|average_precision"] = found.average_precision
+        self.write_json("metrics.json", {"rows": self.rows})
+        partial = self.folder / "per_query.partial.npz"
+        np.savez_compressed(partial, **self.per_query)
+        partial.replace(self.folder / "per_query.npz")
+
+    def figure(self, name: str, figure) -> None:
+        """Keeps a matplotlib figure as figures/<name>.png."""
+        folder = self.folder / "figures"
+        folder.mkdir(exist_ok=True)
+        figure.savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight")
+
+    def write_json(self, name: str, content: dict) -> None:
+        partial = self.folder / f"{name}.{os.getpid()}.partial"
+        partial.write_text(json.dumps(content, indent=1, default=str))
+        partial.replace(self.folder / name)
+
+
+def load_model(run: str, part: str = "", which: str = "best") -> Method:
+    """The trained model of a run, on the CPU in evaluation mode; `part` names the sub-folder of one of several trainings.
+
+    Raises CheckpointError when the run has none.
+    """
+    file = paths.inside(paths.outputs_dir(), run) / part / "checkpoint" / f"{which}.safetensors"
+    state = checkpoints.read_state(file)
+    model = methods.create(state["method"], state["config"], state["num_classes"])
+    checkpoints.load(file, model)
+    return model.eval()
+
+
+def trained(method: str = "") -> list[tuple[str, str]]:
+    """(run, part) of every finished training under outputs/, of one method or of all, newest last."""
+    files = sorted(paths.outputs_dir().glob("*/**/checkpoint/best.json"), key=lambda file: file.stat().st_mtime)
+    found = []
+    for file in files:
+        try:
+            name = json.loads(file.read_text())["method"]
+        except (ValueError, KeyError, OSError) as error:
+            raise CheckpointError(f"{file} should be the JSON beside a checkpoint and is not ({error}).") from error
+        run, *part = file.parent.parent.relative_to(paths.outputs_dir()).parts
+        if method in ("", name):
+            found.append((run, str(Path(*part)) if part else ""))
+    return found
+
+
+def fingerprint(data: PersonData) -> str:
+    """Sixteen hexadecimal digits of the whole table: another record, split or word gives another fingerprint."""
+    content = data.table.to_json(orient="split", default_handler=str)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _commit() -> str:
+    """The checkout's commit, marked when files differ from it; empty outside a git checkout."""
+    command = ["git", "-C", str(paths.CHECKOUT), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
