@@ -1,0 +1,214 @@
+"""CFine as a method: embeddings, options, groups, awkward captions, mixed precision, official checkpoints."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from reidlib.backbones.bert import create_text_encoder
+from reidlib.errors import CheckpointError, ConfigError, ReidError
+from reidlib.methods import cfine
+from reidlib.methods.cfine import CFine, CFineConfig, import_official
+from reidlib.tests import official_names as names
+
+CAPTIONS = ["a man in a red coat and black shoes", "woman", "a boy with a bag", "the same boy, seen from behind"]
+
+
+def build(**overrides) -> CFine:
+    torch.manual_seed(0)
+    return CFine(CFineConfig.preset("toy", backbone="toy-random", **overrides), num_classes=3)
+
+
+@pytest.fixture(scope="module")
+def model() -> CFine:
+    return build().eval()
+
+
+def batch(model: CFine) -> dict[str, Tensor]:
+    torch.manual_seed(1)
+    images = torch.randn(4, 3, *model.image_size)
+    return {"images": images, "caption_ids": model.tokenize(CAPTIONS), "pids": torch.tensor([0, 1, 2, 2])}
+
+
+@torch.no_grad()
+def test_embeddings_are_unit_vectors_that_do_not_depend_on_the_batch(model):
+    data = batch(model)
+    for embed, queries in ((model.embed_image, data["images"]), (model.embed_text, data["caption_ids"])):
+        together = embed(queries)
+        assert together.shape == (4, 3 * model.clip.image_width)
+        assert_close(together.norm(dim=1), torch.ones(4))
+        assert_close(torch.cat([embed(query[None]) for query in queries]), together, atol=1e-5, rtol=1e-4)
+
+
+def test_losses_reach_every_parameter():
+    model = build().train()
+    losses = model.losses(batch(model))
+    assert list(losses) == ["cmpm", "cmpc", "diversity", "ranking"]
+    sum(losses.values()).backward()
+    still = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not still
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "unused"),
+    [
+        ({"cross_weight": 0.0}, ["cross_grained"]),
+        ({"fine_weight": 0.0}, ["fine_grained"]),
+        ({"cross_weight": 0.0, "fine_weight": 0.0}, ["cross_grained", "fine_grained", "hardest_ranking"]),
+        ({"ranking_weight": 0.0}, ["cross_grained", "fine_grained", "hardest_ranking"]),
+    ],
+)
+def test_what_weighs_nothing_is_not_computed(monkeypatch, overrides, unused):
+    for name in unused:
+        monkeypatch.setattr(cfine, name, lambda *_, **__: pytest.fail("computed"))
+    model = build(**overrides).train()
+    assert ("ranking" in model.losses(batch(model))) == ("hardest_ranking" not in unused)
+
+
+def test_bf16_keeps_float32_weights_and_finite_losses():
+    model = build().train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = model.losses(batch(model))
+    assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
+    sum(losses.values()).backward()
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
+def test_padding_is_not_looked_at(model):
+    ids = model.tokenize(["a red coat"])
+    tokens, attention = model.bert(ids)
+    changed = tokens.clone()
+    changed[ids == model.bert.pad] = 7.0
+    # The few words and some padding are selected, so compare only the block's look at all tokens.
+    groups = tokens[:, None, 1:3]
+    block = model.head.block
+    assert_close(block(changed, groups, ids == 0), block(tokens, groups, ids == 0))
+
+
+def test_parameter_groups():
+    config = CFineConfig.paper()
+    model = build()
+    towers, text, head = model.parameter_groups(config)
+    assert (towers["lr"], towers["weight_decay"]) == (1e-5, 4e-5)
+    assert (text["lr"], text["weight_decay"]) == (1e-5, 0) and (head["lr"], head["weight_decay"]) == (1e-4, 0)
+    grouped = sum(p.numel() for group in (towers, text, head) for p in group["params"])
+    assert grouped == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert not model.head.neck_image.bias.requires_grad
+    assert not any(name.startswith(("clip.model.token", "clip.model.visual.proj")) for name in model.state_dict())
+
+
+def test_checkpointed_activations_change_nothing():
+    model = build().train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    before = sum(model.losses(batch(model)).values())
+    model.checkpoint_activations()
+    assert_close(sum(model.losses(batch(model)).values()), before)
+
+
+@pytest.mark.parametrize("field", ["cmpm_target", "ranking_reduction"])
+def test_unknown_options_are_refused(field):
+    with pytest.raises(ConfigError, match=field):
+        build(**{field: "median"})
+
+
+def test_text_encoder_that_is_not_at_hand_gives_one_sentence(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ReidError, match="no-such/encoder.*another machine"):
+        create_text_encoder("no-such/encoder", 10, 64)
+
+
+def test_long_captions_keep_their_end():
+    encoder = create_text_encoder("toy", 6, 64)
+    with pytest.warns(UserWarning, match="1 of 2 texts"):
+        ids = encoder.tokenize(["one two three four five six", "man"])
+    assert ids.shape == (2, 6) and ids[0, -1] == ids[1, 2] and (ids[1, 3:] == encoder.pad).all()
+
+
+# -- official checkpoints ------------------------------------------------------------------------------------------
+
+
+def official(width: int = 64) -> dict[str, Tensor]:
+    layer = {}
+    for part in ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"):
+        layer |= names.linear(part, width, width)
+    layer |= names.norm("attention.output.LayerNorm", width) | names.norm("output.LayerNorm", width)
+    layer |= names.linear("intermediate.dense", width, 96) | names.linear("output.dense", 96, width)
+    text = {
+        "embeddings.word_embeddings.weight": torch.randn(50, width),
+        "embeddings.position_embeddings.weight": torch.randn(120, width),
+        "embeddings.token_type_embeddings.weight": torch.randn(2, width),
+        **names.norm("embeddings.LayerNorm", width),
+        **names.prefixed("encoder.layer.0.", layer),
+        **names.prefixed("encoder.layer.1.", layer),
+        **names.linear("pooler.dense", width, width),
+    }
+    block = names.attention("self_attn", width) | names.attention("attn", width)
+    block |= names.linear("mlp.c_fc", width, 4 * width) | names.linear("mlp.c_proj", 4 * width, width)
+    for norm in ("ln_0", "ln_1", "ln_2"):
+        block |= names.norm(norm, width)
+    return {
+        **names.prefixed("image_model.clip_model.", names.image_tower(width, blocks=2, patch=16, patches=16)),
+        **names.prefixed("language_model.textExtractor.", text),
+        **names.prefixed("block.layers.0.", block),
+        **names.batch_norm("bottleneck_image", width),
+        **names.batch_norm("bottleneck_text", width),
+    }
+
+
+def saved(path: Path, network: dict[str, Tensor], classifier: Tensor | None) -> Path:
+    content = {"network": network, "epoch": 3, "optimizer": {"state": {}}}
+    if classifier is not None:
+        content["W"] = torch.nn.Parameter(classifier)
+    torch.save(content, path / "best_model.pth.tar")
+    return path / "best_model.pth.tar"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("half", [False, True])
+def test_official_checkpoint(tmp_path, prefix, half):
+    state, classifier = official(), torch.randn(64, 11)
+    kept = {name: t.half() if half and t.is_floating_point() else t for name, t in state.items()}
+    model = import_official(saved(tmp_path, names.prefixed(prefix, kept), classifier)).eval()
+    assert model.image_size == (64, 64) and model.config.heads == 1
+    own = model.state_dict()
+    for ours, theirs in {
+        "clip.model.visual.transformer.resblocks.1.mlp.c_fc.bias": "image_model.clip_model."
+        "transformer.resblocks.1.mlp.c_fc.bias",
+        "bert.model.encoder.layer.1.output.dense.weight": "language_model.textExtractor."
+        "encoder.layer.1.output.dense.weight",
+        "head.block.self_attn.in_proj_weight": "block.layers.0.self_attn.in_proj_weight",
+        "head.neck_text.running_var": "bottleneck_text.running_var",
+    }.items():
+        assert_close(own[ours], kept[theirs].float())
+    assert_close(own["head.classifier"], classifier)
+    assert model.embed_image(torch.randn(2, 3, 64, 64)).shape == (2, 192)
+    assert model.embed_text(torch.randint(1, 50, (2, 100))).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda state: state.pop("block.layers.0.ln_1.weight"), "missing: head.block.ln_1.weight"),
+        (lambda state: state.pop("image_model.clip_model.conv1.weight"), "conv1.weight is missing"),
+        (lambda state: state.pop("language_model.textExtractor.embeddings.word_embeddings.weight"), "no BERT"),
+        (lambda state: state.update(extra=torch.zeros(1)), "unexpected: extra"),
+        (lambda state: state.update(W=torch.zeros(7, 64)), r"head.classifier \(7, 64\) instead of \(64, 64\)"),
+    ],
+)
+def test_official_checkpoint_that_does_not_fit(tmp_path, change, told):
+    state = official()
+    change(state)
+    with pytest.raises(CheckpointError, match=told):
+        import_official(saved(tmp_path, state, torch.randn(64, 11)))
+
+
+def test_official_checkpoint_without_classifier(tmp_path):
+    with pytest.raises(CheckpointError, match="W"):
+        import_official(saved(tmp_path, official(), None))
