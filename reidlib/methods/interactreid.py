@@ -1,0 +1,393 @@
+"""InteractReID: search by a sketch and a sentence, the sketch entering the sentence as a pseudo-word (ICME 2025)."""
+
+import copy
+import re
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from reidlib.backbones.clip import CLIP, create_clip, trim
+from reidlib.backbones.openai import clip_like
+from reidlib.config import Config, nearest
+from reidlib.data.transforms import IMAGENET
+from reidlib.errors import ConfigError, DataError
+from reidlib.losses.contrastive import identity_targets
+from reidlib.losses.soft import infonce, nitc, ritc
+from reidlib.methods.base import Method
+from reidlib.methods.importing import load_state, read_state
+
+PLACEHOLDER = "*"
+PROMPT = "a photo of *"
+COMPOSITIONS = ("pseudo-word", "sum", "pseudo-text")
+PKU_SKETCH = {"batch_size": 16, "epochs": 40}  # what InvertConfig.paper() changes for that data set
+
+
+@dataclass
+class AdaptConfig(Config):
+    """Stage 1. `alpha=0, ritc_weight=0` gives the plain matching that the paper describes; its code does more.
+
+    The paper's batch lies on four GPUs; `devices=1, batch_size=240` computes the same on one.
+    """
+
+    augment: str = "interactreid"
+    text_dropout: float = 0.05  # of attention weights in the text tower
+    alpha: float = 0.5  # share of the model's own view in the targets, reached at the end of the first epoch
+    second_pass: bool = True  # soft targets of captions from a pass with another dropout; False: from the same pass
+    ritc_weight: float = 1.0
+    freeze_patches: bool = True  # the first convolution keeps its weights
+    back_translation: float = 0.1
+    clean_captions: bool = True  # official for Tri-PEDES; not for Market-Sketch-1K and PKU-Sketch
+
+    @classmethod
+    def paper(cls) -> Self:
+        return cls(
+            backbone="ViT-B-16-quickgelu",
+            pretrained="openai",
+            image_size=(224, 224),
+            epochs=5,
+            batch_size=60,
+            devices=4,
+            lr=1e-4,
+            warmup_epochs=1,
+            warmup_from=1e-6 / 1e-4,
+            end_factor=5e-6 / 1e-4,
+            betas=(0.9, 0.98),
+            eps=1e-8,
+            weight_decay=0.02,
+            precision="fp16",
+            seed=1,
+            select_by="s2i R@1",
+        )
+
+    @classmethod
+    def toy(cls) -> Self:
+        return cls(epochs=4, batch_size=32, lr=2e-4, betas=(0.9, 0.98), select_by="s2i R@1")
+
+
+@dataclass
+class InvertConfig(Config):
+    """Stage 2. Published figures are for Market-Sketch-1K; PKU-Sketch differs by `PKU_SKETCH`.
+
+    `text_dropout` stays active in the frozen text tower while training, as in the official code; 0 turns it off.
+    """
+
+    augment: str = "interactreid"
+    text_dropout: float = 0.05
+    mapping_width: int = 768  # of the mapping's hidden layer
+    mapping_dropout: float = 0.1
+    mapping_lr: float = 10.0  # times lr
+    freeze_patches: bool = True
+    clean_captions: bool = False  # official for Tri-PEDES; not for Market-Sketch-1K and PKU-Sketch
+    composition: str = "pseudo-word"  # how sketch and sentence become one query: one of COMPOSITIONS
+
+    @classmethod
+    def paper(cls) -> Self:
+        return cls(
+            backbone="ViT-B-16-quickgelu",
+            pretrained="openai",
+            image_size=(224, 224),
+            epochs=20,
+            batch_size=32,
+            lr=1e-5,
+            warmup_epochs=5,
+            warmup_from=1e-6 / 1e-5,
+            end_factor=5e-6 / 1e-5,
+            betas=(0.9, 0.98),
+            eps=1e-8,
+            weight_decay=0.02,
+            precision="fp16",
+            seed=0,
+            select_by="st2i R@1",
+        )
+
+    @classmethod
+    def toy(cls) -> Self:
+        return cls(epochs=4, batch_size=32, lr=1e-4, betas=(0.9, 0.98), mapping_width=192, select_by="st2i R@1")
+
+
+class _SketchAndWords(Method):
+    """What both stages share: one CLIP whose image tower sees photos and sketches alike."""
+
+    queries = ("text", "sketch", "sketch+text")
+    mean, std = IMAGENET
+    config: AdaptConfig | InvertConfig
+
+    def __init__(self, config: AdaptConfig | InvertConfig, num_classes: int = 0, *, clip: CLIP | None = None):
+        super().__init__()
+        self.config = config
+        self.clip = clip or create_clip(config.backbone, config.image_size, config.pretrained)
+        if self.clip.image_size != config.image_size:
+            raise ConfigError(f"image_size is {config.image_size} and the model takes {self.clip.image_size}.")
+        self.clip.model.visual.conv1.requires_grad_(not config.freeze_patches)
+        for name, module in self.clip.model.named_modules():
+            if isinstance(module, nn.MultiheadAttention) and not name.startswith("visual."):
+                module.dropout = config.text_dropout
+
+    def tokenize(self, texts: list[str]) -> Tensor:
+        return self.clip.tokenize([clean_caption(text) for text in texts] if self.config.clean_captions else texts)
+
+    def count_tokens(self, text: str) -> tuple[int, int]:
+        """How many tokens `text` takes, and how many there is room for."""
+        return self.clip.count_tokens(text)
+
+    def embed_image(self, images: Tensor) -> Tensor:
+        return normalize(self.clip.encode_image(images).float(), dim=-1)
+
+    def embed_sketch(self, sketches: Tensor) -> Tensor:
+        return self.embed_image(sketches)
+
+    def embed_text(self, ids: Tensor) -> Tensor:
+        return normalize(self.clip.encode_text(ids).float(), dim=-1)
+
+    def compose(self, sketches: Tensor, ids: Tensor) -> Tensor:
+        """The direction between sketch and sentence: (B, 3, H, W), (B, L) from `tokenize_feedback` -> (B, D)."""
+        return normalize(self.embed_sketch(sketches) + self.embed_text(ids), dim=-1)
+
+    def _pictures(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Features of photos and of sketches, not normalised, from one pass of the shared tower."""
+        return self.clip.encode_image(torch.cat([batch["images"], batch["sketches"]])).float().chunk(2)
+
+    def _scale(self) -> Tensor:
+        return self.clip.logit_scale.exp().clamp(max=100)
+
+
+class InteractReIDAdapt(_SketchAndWords):
+    """Stage 1, task-oriented knowledge adaptation: the whole CLIP learns from photo, caption and sketch together."""
+
+    name: ClassVar[str] = "interactreid-1"
+    needs = ("captions", "sketches")
+
+    def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        alpha = self.config.alpha * min(1.0, batch["progress"])
+        photos, sketches = self._pictures(batch)
+        words = self.clip.encode_text(batch["caption_ids"]).float()
+        teacher = None
+        if self.training and self.config.second_pass and self.config.text_dropout and alpha:
+            with torch.no_grad():
+                teacher = self.gather(self.clip.encode_text(batch["caption_ids"]).float())
+        photos, sketches, words, pids = map(self.gather, (photos, sketches, words, batch["pids"]))
+        terms = adaptation_losses(photos, sketches, words, pids, self._scale(), alpha, teacher)
+        return terms | {"ritc": self.config.ritc_weight * terms["ritc"]}
+
+
+class InteractReIDInvert(_SketchAndWords):
+    """Stage 2, textual inversion: a sketch becomes a pseudo-word that the frozen text tower reads like any other.
+
+    clip: the adapted model of stage 1, which is copied; left out, the backbone as it comes.
+    """
+
+    name: ClassVar[str] = "interactreid"
+    needs = ("sketches",)
+    config: InvertConfig
+
+    def __init__(self, config: InvertConfig, num_classes: int = 0, *, clip: CLIP | None = None):
+        _check_composition(config.composition)
+        super().__init__(config, clip=copy.deepcopy(clip))
+        for name, parameter in self.clip.model.named_parameters():
+            if not name.startswith("visual."):
+                parameter.requires_grad_(False)
+        self.mapping = Mapping(self.clip.embed_dim, config.mapping_width, self.clip.text_width, config.mapping_dropout)
+        placeholder, prompt = self.clip.tokenize([PLACEHOLDER, PROMPT])
+        self.placeholder = int(placeholder[1])
+        self.register_buffer("prompt", trim(prompt[None]), persistent=False)
+
+    @classmethod
+    def from_stage1(cls, config: InvertConfig, adapted: InteractReIDAdapt) -> Self:
+        """Stage 2 on a copy of a stage-1 model."""
+        return cls(config, clip=adapted.clip)
+
+    def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        photos, sketches = self._pictures(batch)
+        pseudo_text = self.embed_pseudo_text(self.mapping(sketches))
+        return inversion_losses(*map(self.gather, (photos, sketches, pseudo_text)), self._scale())
+
+    def parameter_groups(self, config: Config) -> list[dict[str, Any]]:
+        """The base class's groups, with those of the mapping at `mapping_lr` times the learning rate."""
+        mapping = set(self.mapping.parameters())
+        groups = super().parameter_groups(config)
+        rest = [group | {"params": [p for p in group["params"] if p not in mapping]} for group in groups]
+        own = [group | {"params": [p for p in group["params"] if p in mapping]} for group in groups]
+        return rest + [group | {"lr": group["lr"] * self.config.mapping_lr} for group in own]
+
+    # -- pseudo-words ----------------------------------------------------------------------------------------------
+
+    def pseudo_words(self, sketches: Tensor) -> Tensor:
+        """(B, 3, H, W) -> pseudo-words (B, text_width), in the space of CLIP's token embeddings."""
+        return self.mapping(self.clip.encode_image(sketches).float())
+
+    def embed_prompts(self, pseudo_words: Tensor, ids: Tensor) -> Tensor:
+        """Prompts with each row's pseudo-word read in place of its first `*`: (B, text_width), (B, L) -> (B, D).
+
+        `*` may stand anywhere, in each row elsewhere; ids from `tokenize_prompts` or `tokenize_feedback`.
+        """
+        ids = trim(ids)
+        stars = ids == self.placeholder
+        here = (stars & (stars.cumsum(dim=1) == 1))[:, :, None]
+        embedded = torch.where(here, pseudo_words[:, None], self.clip.embed_tokens(ids))
+        return normalize(self.clip.encode_text(ids, embedded=embedded).float(), dim=-1)
+
+    def embed_pseudo_text(self, pseudo_words: Tensor) -> Tensor:
+        """The prompt "a photo of *" with each pseudo-word in place of `*`: (B, text_width) -> (B, D)."""
+        return self.embed_prompts(pseudo_words, self.prompt.expand(len(pseudo_words), -1))
+
+    def tokenize_prompts(self, prompts: list[str]) -> Tensor:
+        """Ids (B, L) of prompts that hold `*`; DataError for one that does not, or whose `*` is cut off."""
+        ids = self.clip.tokenize([prompt.replace(PLACEHOLDER, f" {PLACEHOLDER} ") for prompt in prompts])
+        for prompt, found in zip(prompts, (ids == self.placeholder).any(dim=1).tolist(), strict=True):
+            if not found:
+                raise DataError(
+                    f"The prompt {prompt[:80]!r} needs a `*` within the first {self.clip.context_length} tokens, "
+                    f"which is where the sketch's pseudo-word goes."
+                )
+        return ids
+
+    def tokenize_feedback(self, texts: list[str], composition: str = "") -> Tensor:
+        """Ids (B, L) that `compose` takes, of "a photo of * , and {text}"; for "sum", of the plain sentences.
+
+        composition: as in `compose`, which must be given the same.
+        """
+        if _check_composition(composition or self.config.composition) == "sum":
+            return self.tokenize(texts)
+        clean = clean_caption if self.config.clean_captions else str.strip
+        texts = [clean(text) for text in texts]
+        return self.tokenize_prompts([f"{PROMPT} , and {text}" if text else PROMPT for text in texts])
+
+    def compose(self, sketches: Tensor, ids: Tensor, composition: str = "") -> Tensor:
+        """A sketch and a sentence as one query: (B, 3, H, W), (B, L) from `tokenize_feedback` -> (B, D).
+
+        composition, by default the config's: "pseudo-word" reads "a photo of * , and {text}" with the sketch's
+        pseudo-word for `*`; "pseudo-text" reads only "a photo of *" and ignores the sentence; "sum" adds the two
+        normalised features.
+        """
+        composition = _check_composition(composition or self.config.composition)
+        if composition == "sum":
+            return super().compose(sketches, ids)
+        words = self.pseudo_words(sketches)
+        return self.embed_prompts(words, ids) if composition == "pseudo-word" else self.embed_pseudo_text(words)
+
+    @torch.no_grad()
+    def nearest_words(self, pseudo_words: Tensor, k: int = 5) -> list[list[tuple[str, float]]]:
+        """For each pseudo-word (B, text_width) the `k` tokens of the vocabulary nearest to it, and their cosines."""
+        last = self.clip.vocab_size - 1  # end of text; start of text is the one before, and neither is a word
+        table = self.clip.embed_tokens(torch.arange(last - 1, device=self.device))
+        values, ids = (normalize(pseudo_words, dim=-1) @ normalize(table, dim=-1).T).topk(k)
+        ids = torch.cat([ids, torch.full_like(ids[:, :1], last)], dim=1)
+        words = [self.clip.words(row)[:-1] for row in ids]
+        return [list(zip(*pair, strict=True)) for pair in zip(words, values.tolist(), strict=True)]
+
+
+class Mapping(nn.Module):
+    """Two layers from an image feature, not normalised, to a token embedding: (B, D) -> (B, text_width)."""
+
+    def __init__(self, features: int, hidden: int, words: int, dropout: float):
+        super().__init__()
+        # nested as in the official checkpoints, whose names these are
+        self.layers = nn.Sequential(nn.Sequential(nn.Linear(features, hidden), nn.Dropout(dropout), nn.ReLU()))
+        self.fc_out = nn.Linear(hidden, words)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.fc_out(self.layers(features))
+
+
+def adaptation_losses(
+    photos: Tensor,
+    sketches: Tensor,
+    words: Tensor,
+    pids: Tensor,
+    scale: Tensor,
+    alpha: float,
+    teacher_words: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Stage 1's N-ITC, N-ISC and R-ITC from features (N, D), normalised here, and labels (N,).
+
+    teacher_words: (N, D) captions' features behind the soft targets, where they differ from `words`.
+    """
+    targets = identity_targets(pids)
+    with_words = scale * _cosines(photos, words)
+    teacher = None if teacher_words is None else scale * _cosines(photos, teacher_words)
+    return {
+        "nitc": nitc(with_words, targets, alpha, teacher),
+        "nisc": nitc(scale * _cosines(photos, sketches), targets, alpha),
+        "ritc": ritc(with_words, targets),
+    }
+
+
+def inversion_losses(photos: Tensor, sketches: Tensor, pseudo_text: Tensor, scale: Tensor) -> dict[str, Tensor]:
+    """Stage 2's losses: the pseudo-text should find its own sketch ("inversion") and its own photo ("alignment").
+
+    All (N, D), normalised here. Two pictures of one person count as different, as in the official code.
+    """
+    return {
+        "inversion": infonce(scale * _cosines(sketches, pseudo_text)),
+        "alignment": infonce(scale * _cosines(photos, pseudo_text)),
+    }
+
+
+def _cosines(a: Tensor, b: Tensor) -> Tensor:
+    """(N, D), (M, D) -> (N, M), in float32 even where autocast would halve the product."""
+    with torch.autocast(a.device.type, enabled=False):
+        return normalize(a.float(), dim=-1) @ normalize(b.float(), dim=-1).T
+
+
+def clean_caption(text: str, max_words: int = 77) -> str:
+    """Lower case without . ! " ( ) * # : ; ~, single spaces, at most `max_words` words."""
+    return " ".join(re.sub(r'[.!"()*#:;~]', " ", text.lower()).split()[:max_words])
+
+
+def pool_sketches(embeddings: Tensor, pids: Tensor) -> tuple[Tensor, Tensor]:
+    """Several sketches of a person as one query, for the multi-query protocol: (N, D), (N,) -> (P, D), pids (P,).
+
+    The direction of the mean of the normalised embeddings. This rule is ours; SS-reID (Lin et al., 2023), which
+    introduced the protocol, learns a module that fuses up to six sketches.
+    """
+    people, person = pids.unique(return_inverse=True)
+    total = embeddings.new_zeros(len(people), embeddings.shape[1])
+    return normalize(total.index_add(0, person, normalize(embeddings, dim=-1)), dim=-1), people
+
+
+def _check_composition(name: str) -> str:
+    if name not in COMPOSITIONS:
+        raise ConfigError(f"There is no composition {name!r}; {nearest(name, COMPOSITIONS)}.")
+    return name
+
+
+# -- official checkpoints ------------------------------------------------------------------------------------------
+
+# The files hold their settings in a class of the package easydict, which is not needed to read them: torch's restricted
+# unpickler fills no class but its own few dictionaries, so the name stands for one of those.
+_EasyDict = type("EasyDict", (), {"__module__": "easydict", "__new__": lambda cls: OrderedDict()})
+
+
+def import_official(path: str | Path, **settings: Any) -> InteractReIDAdapt | InteractReIDInvert:
+    """The model in an official checkpoint: stage 2 where it holds a mapping network, else stage 1.
+
+    settings: fields of that stage's config. Sizes come from the tensors. Raises CheckpointError for a file that is
+    damaged, has missing or unexpected names, or holds anything but tensors and settings.
+    """
+    state = _our_names(read_state(path, "model", allow=[_EasyDict]))
+    towers = {name.removeprefix("clip.model."): value for name, value in state.items()}
+    clip = clip_like(towers, settings.get("image_size"))
+    settings = {"image_size": clip.image_size} | settings
+    if "mapping.fc_out.weight" in state:
+        hidden = state["mapping.fc_out.weight"].shape[1]
+        model = InteractReIDInvert(InvertConfig.paper().replace(mapping_width=hidden, **settings), clip=clip)
+    else:
+        model = InteractReIDAdapt(AdaptConfig.paper().replace(**settings), clip=clip)
+    load_state(model, state, source=path)
+    return model
+
+
+def _our_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Official names, of either stage or of OpenAI's release, as ours."""
+    dropped = {"input_resolution", "context_length", "vocab_size"}
+    names = {name: name.removeprefix("tbps_clip.").removeprefix("encode_text.") for name in state}
+    return {
+        name if name.startswith("mapping.") else f"clip.model.{name}": state[official]
+        for official, name in names.items()
+        if name not in dropped
+    }

@@ -1,0 +1,440 @@
+"""InteractReID's two stages on a tiny CLIP: passes, placement of the pseudo-word, freezing, composition, import."""
+
+import sys
+import types
+
+import open_clip
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import normalize
+
+from reidlib.backbones.clip import CLIP
+from reidlib.errors import CheckpointError, ConfigError, DataError
+from reidlib.methods import interactreid
+from reidlib.methods.interactreid import (
+    COMPOSITIONS,
+    PKU_SKETCH,
+    AdaptConfig,
+    InteractReIDAdapt,
+    InteractReIDInvert,
+    InvertConfig,
+    adaptation_losses,
+    clean_caption,
+    import_official,
+    inversion_losses,
+    pool_sketches,
+)
+
+SIZE = (32, 16)
+WORDS = ["a man in a red shirt", "a woman with a blue bag", "somebody in black trousers", "a boy who wears a cap"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Two threads only wait for each other on tensors this small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def tiny_clip() -> CLIP:
+    torch.manual_seed(0)
+    vision = {"width": 64, "head_width": 64, "layers": 1, "patch_size": 8, "image_size": SIZE}
+    model = open_clip.CLIP(32, vision, {"width": 32, "heads": 1, "layers": 1}, quick_gelu=True)
+    return CLIP(model, open_clip.SimpleTokenizer())
+
+
+def adapt(**overrides) -> InteractReIDAdapt:
+    return InteractReIDAdapt(AdaptConfig(image_size=SIZE).replace(**overrides), clip=tiny_clip())
+
+
+def invert(**overrides) -> InteractReIDInvert:
+    return InteractReIDInvert(InvertConfig(image_size=SIZE, mapping_width=48).replace(**overrides), clip=tiny_clip())
+
+
+def batch_for(model, n: int = 4, progress: float = 2.0) -> dict:
+    draw = torch.Generator().manual_seed(1)
+    photos = torch.randn(n, 3, *SIZE, generator=draw)
+    return {
+        "images": photos,
+        "sketches": photos.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1) + 0.1,
+        "caption_ids": model.tokenize([f"{WORDS[i % 4]} {i}" for i in range(n)]),
+        "pids": torch.arange(n) // 2,
+        "image_ids": torch.arange(n),
+        "progress": progress,
+    }
+
+
+@pytest.fixture(scope="module")
+def stage2() -> InteractReIDInvert:
+    return invert().eval()
+
+
+# -- stage 1 -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "training", "progress", "passes"),
+    [
+        ({}, True, 2.0, 2),
+        ({}, True, 0.0, 1),  # alpha is 0: there is nothing to soften
+        ({}, False, 2.0, 1),
+        ({"text_dropout": 0.0}, True, 2.0, 1),
+        ({"second_pass": False}, True, 2.0, 1),
+        ({"alpha": 0.0}, True, 2.0, 1),
+    ],
+)
+def test_second_text_pass_only_where_dropout_asks_for_it(monkeypatch, overrides, training, progress, passes):
+    model = adapt(**overrides).train(training)
+    calls = {"text": [], "image": []}
+    text, image = model.clip.encode_text, model.clip.encode_image
+    monkeypatch.setattr(
+        model.clip, "encode_text", lambda ids: calls["text"].append(torch.is_grad_enabled()) or text(ids)
+    )
+    monkeypatch.setattr(
+        model.clip, "encode_image", lambda pictures: calls["image"].append(len(pictures)) or image(pictures)
+    )
+    model.losses(batch_for(model, progress=progress))
+    assert calls["text"] == [True, False][:passes]
+    assert calls["image"] == [8], "photos and sketches share one pass"
+
+
+@pytest.mark.parametrize(("progress", "alpha"), [(0.0, 0.0), (0.5, 0.25), (1.0, 0.5), (3.7, 0.5)])
+def test_alpha_rises_during_the_first_epoch(progress, alpha):
+    model = adapt().eval()
+    batch = batch_for(model, progress=progress)
+    views = [model.clip.encode_image(batch["images"]), model.clip.encode_image(batch["sketches"])]
+    expected = adaptation_losses(
+        *views, model.clip.encode_text(batch["caption_ids"]), batch["pids"], model.clip.logit_scale.exp(), alpha
+    )
+    for name, value in model.losses(batch).items():
+        torch.testing.assert_close(value, expected[name])
+
+
+def test_losses_use_the_features_and_identities_of_all_processes():
+    model = adapt().eval()
+    batch = batch_for(model)
+    alone = model.losses(batch)
+    model.gather = lambda tensor: torch.cat([tensor, tensor])
+    assert model.losses(batch)["nitc"] > alone["nitc"] + 0.3, "each row has twice as many candidates"
+
+
+def test_weights_of_the_losses_and_the_frozen_convolution():
+    model, plain = adapt(), adapt(ritc_weight=0.0, freeze_patches=False)
+    assert plain.losses(batch_for(plain))["ritc"] == 0
+    sum(model.losses(batch_for(model)).values()).backward()
+    assert {name for name, p in model.named_parameters() if p.grad is None} == {"clip.model.visual.conv1.weight"}
+    assert plain.clip.model.visual.conv1.weight.requires_grad
+
+
+def overfit(model, steps: int, lr: float) -> tuple[float, float]:
+    batch = batch_for(model, n=8)
+    optimiser = torch.optim.AdamW(model.parameter_groups(model.config.replace(lr=lr)))
+    values = []
+    for _ in range(steps):
+        loss = sum(model.losses(batch).values())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        values.append(loss.item())
+    return values[0], sum(values[-3:]) / 3
+
+
+def test_stage1_learns_eight_samples():
+    first, last = overfit(adapt(alpha=0.0).train(), steps=25, lr=3e-3)
+    assert last < 0.5 * first
+
+
+# -- stage 2 -------------------------------------------------------------------------------------------------------
+
+
+def test_stage2_learns_eight_samples_and_leaves_the_words_alone():
+    model = invert().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    first, last = overfit(model, steps=40, lr=5e-4)
+    assert last < 0.7 * first
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert "mapping.fc_out.weight" in changed
+    assert all(name.startswith(("mapping.", "clip.model.visual.")) for name in changed)
+    assert "clip.model.visual.conv1.weight" not in changed
+
+
+def test_mapping_learns_ten_times_faster():
+    model = invert()
+    rates = {p: group["lr"] for group in model.parameter_groups(model.config) for p in group["params"]}
+    mapping = set(model.mapping.parameters())
+    assert set(rates) == {p for p in model.parameters() if p.requires_grad}
+    for parameter, rate in rates.items():
+        assert rate == pytest.approx(model.config.lr * (10 if parameter in mapping else 1))
+
+
+def test_dropout_of_the_frozen_text_tower_is_active_unless_turned_off():
+    for dropout, equal in ((0.3, False), (0.0, True)):
+        model = invert(text_dropout=dropout, mapping_dropout=0.0).train()
+        words = torch.randn(2, 32)
+        assert torch.equal(model.embed_pseudo_text(words), model.embed_pseudo_text(words)) is equal
+        assert torch.equal(model.eval().embed_pseudo_text(words), model.embed_pseudo_text(words))
+
+
+def test_stage2_losses_come_from_their_features(stage2):
+    batch = batch_for(stage2)
+    photos, sketches = (stage2.clip.encode_image(batch[name]) for name in ("images", "sketches"))
+    words = stage2.embed_pseudo_text(stage2.mapping(sketches))
+    expected = inversion_losses(photos, sketches, words, stage2.clip.logit_scale.exp())
+    del batch["caption_ids"]  # this stage learns without words
+    for name, value in stage2.losses(batch).items():
+        torch.testing.assert_close(value, expected[name])
+
+
+def test_stage2_starts_from_a_copy_of_stage1():
+    adapted = adapt()
+    model = InteractReIDInvert.from_stage1(InvertConfig(image_size=SIZE, mapping_width=8), adapted)
+    pictures = batch_for(adapted)["images"]
+    assert torch.equal(model.eval().embed_image(pictures), adapted.eval().embed_image(pictures))
+    model.clip.model.visual.proj.data.zero_()
+    assert adapted.clip.model.visual.proj.abs().sum() > 0
+    assert all(p.requires_grad for name, p in adapted.named_parameters() if "conv1" not in name)
+    with pytest.raises(ConfigError, match="image_size"):
+        InteractReIDInvert.from_stage1(InvertConfig(image_size=(64, 32)), adapted)
+
+
+# -- the pseudo-word's place ---------------------------------------------------------------------------------------
+
+prompt_rows = st.lists(
+    st.tuples(st.lists(st.integers(1, 49000), max_size=9), st.lists(st.integers(1, 49000), max_size=9)),
+    min_size=1,
+    max_size=5,
+)
+
+
+@given(prompt_rows)
+@settings(max_examples=10, deadline=None)
+def test_pseudo_word_stands_at_the_first_star_of_any_row(stage2, rows):
+    star, start, end = stage2.placeholder, 49406, 49407
+    longest = max(len(before) + len(after) for before, after in rows) + 3
+    ids = torch.zeros(len(rows), longest + 2, dtype=torch.long)
+    for i, (before, after) in enumerate(rows):
+        row = [start, *before, star, *after, end]
+        ids[i, : len(row)] = torch.tensor(row)
+    words = torch.randn(len(rows), 32)
+    together = stage2.embed_prompts(words, ids)
+    for i, (before, after) in enumerate(rows):
+        row = torch.tensor([[start, *before, star, *after, end]])
+        embedded = stage2.clip.embed_tokens(row).clone()
+        embedded[0, row[0].tolist().index(star)] = words[i]
+        alone = normalize(stage2.clip.encode_text(row, embedded=embedded), dim=-1)[0]
+        torch.testing.assert_close(together[i], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_prompt_ids_are_those_of_the_official_tokenizer(stage2):
+    ids = stage2.tokenize_prompts(["a photo of *"])
+    assert ids[0, :7].tolist() == [49406, 320, 1125, 539, 265, 49407, 0]
+    assert stage2.tokenize_feedback(["a black hat"])[0, :8].tolist() == [49406, 320, 1125, 539, 265, 267, 537, 320]
+
+
+def test_star_is_found_beside_punctuation(stage2):
+    assert (stage2.tokenize_prompts(["a photo of *.", "(*)", "* and **"]) == stage2.placeholder).any(dim=1).all()
+
+
+@pytest.mark.parametrize("prompt", ["a photo of a man", "word " * 90 + "*"])
+def test_prompt_without_star_is_one_clear_error(stage2, prompt):
+    with pytest.raises(DataError, match=r"needs a `\*` within the first 77 tokens"):
+        stage2.tokenize_prompts(["a photo of *", prompt])
+
+
+def test_nearest_words_of_a_real_word_is_itself(stage2):
+    ids = stage2.clip.tokenize(["umbrella", "shirt"])[:, 1]
+    found = stage2.nearest_words(3 * stage2.clip.embed_tokens(ids), k=3)
+    assert [row[0][0] for row in found] == ["umbrella", "shirt"]
+    assert all(row[0][1] == pytest.approx(1, abs=1e-5) and len(row) == 3 for row in found)
+
+
+# -- composition ---------------------------------------------------------------------------------------------------
+
+
+def test_compositions(stage2):
+    batch = batch_for(stage2)
+    sketches, texts = batch["sketches"], WORDS
+    made = {name: stage2.compose(sketches, stage2.tokenize_feedback(texts, name), name) for name in COMPOSITIONS}
+    total = stage2.embed_sketch(sketches) + stage2.embed_text(stage2.tokenize(texts))
+    torch.testing.assert_close(made["sum"], normalize(total, dim=-1))
+    words = stage2.pseudo_words(sketches)
+    torch.testing.assert_close(
+        made["pseudo-text"], stage2.embed_prompts(words, stage2.tokenize_prompts(["a photo of *"] * 4))
+    )
+    prompts = [f"a photo of * , and {text}" for text in texts]
+    torch.testing.assert_close(made["pseudo-word"], stage2.embed_prompts(words, stage2.tokenize_prompts(prompts)))
+    for features in made.values():
+        torch.testing.assert_close(features.norm(dim=1), torch.ones(4))
+
+
+def test_composition_comes_from_the_config(stage2):
+    summing = invert(composition="sum").eval()
+    assert torch.equal(summing.tokenize_feedback(WORDS), summing.tokenize(WORDS))
+    sketches = batch_for(summing)["sketches"]
+    assert torch.equal(
+        summing.compose(sketches, summing.tokenize(WORDS)), stage2.compose(sketches, stage2.tokenize(WORDS), "sum")
+    )
+    with pytest.raises(ConfigError, match="did you mean 'pseudo-word'"):
+        invert(composition="pseudoword")
+    with pytest.raises(ConfigError, match="no composition 'mean'"):
+        stage2.compose(sketches, stage2.tokenize(WORDS), "mean")
+
+
+def test_silent_feedback_is_the_sketch_alone(stage2):
+    sketches = batch_for(stage2)["sketches"][:1]
+    alone = stage2.compose(sketches, stage2.tokenize_feedback([" "]))
+    torch.testing.assert_close(alone, stage2.embed_pseudo_text(stage2.pseudo_words(sketches)))
+
+
+def test_both_the_sketch_and_the_sentence_matter(stage2):
+    sketches = batch_for(stage2)["sketches"]
+    here = stage2.compose(sketches, stage2.tokenize_feedback(WORDS))
+    assert (here - stage2.compose(sketches.flip(0), stage2.tokenize_feedback(WORDS))).abs().max() > 1e-4
+    assert (here - stage2.compose(sketches, stage2.tokenize_feedback(WORDS[::-1]))).abs().max() > 1e-4
+
+
+def test_stage1_composes_by_sum():
+    model = adapt().eval()
+    sketches = batch_for(model)["sketches"]
+    total = model.embed_sketch(sketches) + model.embed_text(model.tokenize(WORDS))
+    torch.testing.assert_close(model.compose(sketches, model.tokenize_feedback(WORDS)), normalize(total, dim=-1))
+
+
+def test_similarities_stay_float32_under_autocast():
+    features = torch.randn(4, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours = interactreid._cosines(features.bfloat16(), features.bfloat16())
+    exact = normalize(features.bfloat16().float(), dim=1)
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours, exact @ exact.T)
+
+
+# -- captions, pooling, presets ------------------------------------------------------------------------------------
+
+
+def test_clean_caption():
+    assert clean_caption('A man* wears (Black) "shoes"; #1: ok~!  Yes.') == "a man wears black shoes 1 ok yes"
+    assert clean_caption("one, two's - three", max_words=2) == "one, two's"
+    assert len(clean_caption("word " * 100).split()) == 77
+
+
+def test_cleaning_is_an_option():
+    said = ["A Man; (tall)."]
+    assert torch.equal(adapt().tokenize(said), adapt().tokenize(["a man tall"]))
+    kept = adapt(clean_captions=False)
+    assert not torch.equal(kept.tokenize(said), kept.tokenize(["a man tall"]))
+    assert torch.equal(invert(clean_captions=True).tokenize_feedback(said), invert().tokenize_feedback(["a man tall"]))
+
+
+def test_pooled_sketches_are_the_mean_direction_of_a_person():
+    embeddings = 5 * torch.randn(6, 3)
+    pids = torch.tensor([7, 3, 7, 7, 9, 3])
+    pooled, people = pool_sketches(embeddings, pids)
+    assert people.tolist() == [3, 7, 9]
+    for person, query in zip(people, pooled, strict=True):
+        own = embeddings[pids == person]
+        mean = sum(row / row.norm() for row in own) / len(own)
+        torch.testing.assert_close(query, mean / mean.norm())
+
+
+def test_published_settings():
+    one, two = AdaptConfig.paper(), InvertConfig.paper()
+    assert one.batch_size * one.devices == 240
+    assert (one.lr * one.warmup_from, one.lr, one.lr * one.end_factor) == pytest.approx((1e-6, 1e-4, 5e-6))
+    assert (two.lr * two.warmup_from, two.lr, two.lr * two.end_factor) == pytest.approx((1e-6, 1e-5, 5e-6))
+    assert (one.epochs, one.warmup_epochs, two.epochs, two.warmup_epochs) == (5, 1, 20, 5)
+    assert two.batch_size == 32 and two.replace(**PKU_SKETCH).batch_size == 16
+    assert InteractReIDAdapt.mean == (0.485, 0.456, 0.406)
+
+
+# -- official checkpoints ------------------------------------------------------------------------------------------
+
+
+def official_state(model) -> dict[str, torch.Tensor]:
+    """A model's weights under the official names of its stage."""
+    prefix = "tbps_clip." if hasattr(model, "mapping") else ""
+    state = {}
+    for name, value in model.state_dict().items():
+        short = name.removeprefix("clip.model.")
+        if name.startswith("mapping."):
+            state[name] = value
+        elif short == "logit_scale" or short.startswith("visual."):
+            state[prefix + short] = value
+        else:
+            state[f"{prefix}encode_text.{short}"] = value
+    return state
+
+
+@pytest.fixture
+def save(tmp_path, monkeypatch):
+    """Writes a checkpoint as the official code does: with an EasyDict, whose package is gone when it is read."""
+
+    def write(state, **extra):
+        class EasyDict(dict):
+            def __init__(self, **values):
+                super().__init__(**values)
+                self.__dict__.update(values)
+
+        EasyDict.__module__, EasyDict.__qualname__ = "easydict", "EasyDict"
+        module = types.ModuleType("easydict")
+        module.EasyDict = EasyDict
+        content = {"model": state, "optimizer": {"param_groups": []}, "epoch": 4}
+        content["config"] = EasyDict(schedule=EasyDict(lr=1e-4, names=["a"]), device="cuda")
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, "easydict", module)
+            torch.save(content | extra, tmp_path / "official.pth")
+        return tmp_path / "official.pth"
+
+    return write
+
+
+@pytest.mark.parametrize("make", [adapt, invert])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_import_of_either_stage(save, make, prefix):
+    model = make().eval()
+    path = save({prefix + name: value for name, value in official_state(model).items()})
+    loaded = import_official(path, image_size=SIZE).eval()
+    assert type(loaded) is type(model)
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+    batch = batch_for(model)
+    ids = model.tokenize_feedback(WORDS)
+    torch.testing.assert_close(loaded.compose(batch["sketches"], ids), model.compose(batch["sketches"], ids))
+
+
+def test_import_of_halves_and_of_openai_names(save):
+    model = adapt()
+    state = {name.removeprefix("encode_text."): value.half() for name, value in official_state(model).items()}
+    state |= {name: torch.tensor(7) for name in ("input_resolution", "context_length", "vocab_size")}
+    loaded = import_official(save(state), image_size=SIZE)
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value.half().float())
+
+
+def test_import_refuses_what_does_not_fit(save, tmp_path):
+    state = official_state(invert())
+    with pytest.raises(CheckpointError, match="missing: mapping.layers.0.0.bias"):
+        import_official(save({k: v for k, v in state.items() if k != "mapping.layers.0.0.bias"}), image_size=SIZE)
+    with pytest.raises(CheckpointError, match=r"visual\.conv1\.weight is missing"):
+        import_official(save({k: v for k, v in state.items() if "conv1" not in k}), image_size=SIZE)
+    with pytest.raises(CheckpointError, match="unexpected: clip.model.teacher"):
+        import_official(save(state | {"tbps_clip.teacher": torch.zeros(1)}), image_size=SIZE)
+    with pytest.raises(CheckpointError, match="8 patches of 8 pixels"):
+        import_official(save(state), image_size=(64, 64))
+
+
+class Foreign:
+    """What a stranger's file may hold: something that runs when it is unpickled."""
+
+    def __reduce__(self):
+        return print, ("this must never run",)
+
+
+def test_import_runs_nothing_in_the_file(save, capsys):
+    with pytest.raises(CheckpointError, match="holds objects other than tensors"):
+        import_official(save(official_state(adapt()), foreign=Foreign()))
+    assert "never" not in capsys.readouterr().out
