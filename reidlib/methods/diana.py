@@ -1,0 +1,432 @@
+"""DiaNA: search by conversation; learned queries draw the same attributes out of pictures and dialogues (CVPR 2025)."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from reidlib.backbones.clip import create_clip
+from reidlib.backbones.transformers import TransformerTowers, official_sizes
+from reidlib.backbones.turns import ClipTowers
+from reidlib.config import Config
+from reidlib.data import transforms
+from reidlib.data.dialogues import CAPTION_QUESTIONS, SYSTEM, Dialogue, clean_caption
+from reidlib.data.transforms import CLIP as CLIP_STATISTICS
+from reidlib.errors import CheckpointError, ConfigError
+from reidlib.losses.contrastive import both_ways, identity_targets, itc, sdm
+from reidlib.methods.base import Method
+from reidlib.methods.importing import load_state, read_state
+
+MODES = ("global", "local", "all")
+REDUCTIONS = ("avg", "max", "min", "lsp_max", "lsp_min")
+SDM_EPS = 1e-6
+MAX_SCALE = math.log(100)
+OFFICIAL_NAMES = {  # what official names begin with -> what ours do
+    "vision_model.": "towers.vision.",
+    "llama.": "towers.language.",
+    "refiner.query_token": "refiner.attr_query_token",
+}
+
+
+@dataclass
+class DianaConfig(Config):
+    """Stage 2, on dialogues. `refined_weight=0` leaves the refiner out, `sdm_weight=0` that loss.
+
+    With towers="clip" both towers are the CLIP named by `backbone`; with "transformers" they are `image_tower` and
+    `text_tower`: "toy", "swinv2-base-random" and "llama-3.2-1b-random", a name on the Hugging Face hub or a folder.
+    """
+
+    towers: str = "clip"  # or "transformers"
+    image_tower: str = "toy"
+    text_tower: str = "toy"
+    mean: tuple[float, float, float] = CLIP_STATISTICS[0]
+    std: tuple[float, float, float] = CLIP_STATISTICS[1]
+    drop_path: float = 0.0  # of every Swin v2 block
+    lora: int = 0  # rank of adapters in the language model, which is then frozen; 0: it is trained whole
+    embed_dim: int = 128  # of the shared space; towers="clip" takes that of the CLIP
+    num_queries: int = 16  # attributes
+    refiner_layers: int = 2
+    init_scale: float = 50.0  # inverse temperature at the start
+    head_lr: float = 1.0  # times lr, for what is not a tower
+
+    learn_from: str = "dialogues"  # or "captions"
+    match_by: str = "pids"  # what makes a pair positive; "image_ids": only the pair itself
+    itc_weight: float = 1.0
+    sdm_weight: float = 1.0
+    refined_weight: float = 1.0
+    reduction: str = "avg"  # of the attributes' similarities in training: one of REDUCTIONS
+    mode: str = "global"  # what a query and an image are compared by: one of MODES
+    random_rounds: bool = True  # train on the first n rounds, n drawn anew each time
+    masking: float = 0.15  # of the tokens: 8 in 10 hidden, 1 in 10 replaced, 1 in 10 left
+    mask_roles: bool = False  # mask the system prompt and the role words too, as the official code does
+    system: str = SYSTEM
+    caption_system: bool = False  # a single caption gets the system prompt too
+    caption_questions: tuple[str, ...] = CAPTION_QUESTIONS
+    clean_captions: bool = False
+    max_length: int = 400  # tokens; language models only
+
+    @classmethod
+    def paper(cls) -> Self:
+        """ChatPedes on 4 GPUs. The schedule is the one that ran: the official command line asks for another."""
+        return cls(
+            **_paper(),
+            mean=transforms.CHATPEDES[0],
+            std=transforms.CHATPEDES[1],
+            num_queries=16,
+            epochs=10,
+            batch_size=32,
+            devices=4,
+            lr=1e-5,
+            betas=(0.9, 0.999),
+            warmup_steps=50,
+            max_length=400,
+            select_by="d2i R@1",
+        )
+
+    @classmethod
+    def toy(cls) -> Self:
+        return cls(epochs=4, batch_size=32, lr=1e-4, head_lr=5.0, num_queries=8, select_by="d2i R@1")
+
+
+@dataclass
+class DianaPretrainConfig(DianaConfig):
+    """Stage 1, on single captions. `caption_system=True` repeats the released script, in which `max_length` cuts every
+    caption off behind the system prompt."""
+
+    learn_from: str = "captions"
+    match_by: str = "image_ids"
+    sdm_weight: float = 0.0
+    random_rounds: bool = False
+
+    @classmethod
+    def paper(cls) -> Self:
+        """MALS on 8 GPUs."""
+        return cls(
+            **_paper(),
+            mean=transforms.MALS[0],
+            std=transforms.MALS[1],
+            num_queries=24,
+            epochs=3,
+            batch_size=64,
+            devices=8,
+            lr=1e-4,
+            betas=(0.9, 0.98),
+            warmup_steps=1000,
+            max_length=56,
+            clean_captions=True,
+        )
+
+    @classmethod
+    def toy(cls) -> Self:
+        return cls(epochs=3, batch_size=64, lr=1e-4, head_lr=5.0, num_queries=8)
+
+
+def _paper() -> dict[str, Any]:
+    """What both stages share."""
+    return {
+        "towers": "transformers",
+        "image_tower": "microsoft/swinv2-base-patch4-window12-192-22k",
+        "text_tower": "meta-llama/Llama-3.2-1B",
+        "image_size": (384, 192),
+        "drop_path": 0.2,
+        "embed_dim": 768,
+        "mask_roles": True,
+        "weight_decay": 0.05,
+        "schedule": "linear",
+        "warmup_from": 0.0,
+        "warmup_shape": "log",
+        "clip_grad": 1.0,
+        "precision": "bf16",
+        "checkpoint_activations": True,
+    }
+
+
+class Encoded(NamedTuple):
+    """One side of a batch: a vector an item, a vector a token, and (where there is a refiner) a vector an attribute."""
+
+    pooled: Tensor  # (B, D)
+    dense: Tensor | None  # (B, N, D)
+    attributes: Tensor | None  # (B, K, D)
+
+
+class Refiner(nn.Module):
+    """K learned queries look at the tokens of a picture or a dialogue and become its K attributes; shared by both."""
+
+    def __init__(self, width: int, num_queries: int, layers: int):
+        super().__init__()
+        from open_clip.transformer import QuickGELU, Transformer
+
+        heads = max(1, width // 64)
+        self.attr_query_token = nn.Parameter(0.02 * torch.randn(1, num_queries, width))
+        self.cross_attn = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.transformer = Transformer(width, layers, heads, act_layer=QuickGELU)
+
+    def forward(self, tokens: Tensor, padding: Tensor | None = None) -> Tensor:
+        """tokens: (B, N, D); padding: (B, N), True where there is none. Returns (B, K, D)."""
+        return self.transformer(self._look(tokens, padding)[0])
+
+    def attention(self, tokens: Tensor, padding: Tensor | None = None) -> Tensor:
+        """Where each query looks, averaged over heads: (B, K, N), rows sum to 1."""
+        return self._look(tokens, padding, need_weights=True)[1]
+
+    def _look(self, tokens: Tensor, padding: Tensor | None, need_weights: bool = False) -> tuple[Tensor, Tensor | None]:
+        queries = self.attr_query_token.expand(len(tokens), -1, -1)
+        return self.cross_attn(queries, tokens, tokens, key_padding_mask=padding, need_weights=need_weights)
+
+
+def refined_similarity(queries: Tensor, gallery: Tensor, reduction: str = "avg") -> Tensor:
+    """How alike two sets of K attributes are: the cosines of attributes of the same number, reduced to one figure.
+
+    queries: (N, K, D), gallery: (M, K, D), not normalised. Returns (N, M) float32. reduction: mean, largest or smallest
+    cosine, log sum exp of the cosines ("lsp_max", a soft maximum) or minus that of their negatives ("lsp_min").
+    """
+    queries, gallery = normalize(queries.float(), dim=-1), normalize(gallery.float(), dim=-1)
+    if reduction == "avg":
+        return queries.flatten(1) @ gallery.flatten(1).T / queries.shape[1]
+    cosines = torch.einsum("nkd,mkd->nmk", queries, gallery)
+    if reduction == "max":
+        return cosines.amax(dim=-1)
+    if reduction == "min":
+        return cosines.amin(dim=-1)
+    sign = 1 if reduction == "lsp_max" else -1
+    return sign * (sign * cosines).logsumexp(dim=-1)
+
+
+class DiaNA(Method):
+    """Two towers, one linear map each into a shared space for pooled features and tokens alike, one refiner.
+
+    By `config.mode` the embedding is the unit pooled feature ("global"), the K unit attributes side by side over
+    sqrt(K), so that the inner product is their mean cosine ("local"), or both ("all", the sum of the two).
+    """
+
+    name = "diana"
+    queries = ("text", "dialogue")
+    config: DianaConfig
+
+    def __init__(self, config: DianaConfig, towers: nn.Module | None = None):
+        super().__init__()
+        _check(config)
+        self.config = config
+        self.mean, self.std = config.mean, config.std
+        self.needs = (config.learn_from,)
+        self.towers = towers or create_towers(config)
+        clip = isinstance(self.towers, ClipTowers)
+        width = self.towers.image_width if clip else config.embed_dim
+        self.vision_projection = nn.Linear(self.towers.image_width, width)
+        self.text_projection = nn.Linear(self.towers.text_width, width)
+        for projection in (self.vision_projection, self.text_projection):
+            # CLIP's features can be compared as they come, and the map starts by leaving them so.
+            nn.init.eye_(projection.weight) if clip else nn.init.trunc_normal_(projection.weight, std=0.02)
+            nn.init.zeros_(projection.bias)
+        refined = config.refined_weight > 0
+        self.refiner = Refiner(width, config.num_queries, config.refiner_layers) if refined else None
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(config.init_scale)))
+
+    # -- queries and pictures --------------------------------------------------------------------------------------
+
+    def tokenize(self, texts: list[str]) -> Tensor:
+        """Ids (B, L) of captions, each told as a dialogue of one turn."""
+        return self.towers.tokenize_captions(list(map(clean_caption, texts)) if self.config.clean_captions else texts)
+
+    def tokenize_dialogues(self, dialogues: list[Dialogue]) -> Tensor:
+        return self.towers.tokenize(dialogues)
+
+    def embed_image(self, images: Tensor) -> Tensor:
+        return self._vector(self.encode_image(images, refine=self.config.mode != "global"))
+
+    def embed_dialogue(self, ids: Tensor) -> Tensor:
+        return self._vector(self.encode_text(ids, refine=self.config.mode != "global"))
+
+    def embed_text(self, ids: Tensor) -> Tensor:
+        return self.embed_dialogue(ids)
+
+    def encode_image(self, images: Tensor, refine: bool = True) -> Encoded:
+        """(B, 3, H, W) -> features before normalisation; without `refine` only the pooled ones."""
+        pooled, dense = self.towers.encode_image(images)
+        dense = self.vision_projection(dense) if refine else None
+        return Encoded(self.vision_projection(pooled), dense, self._refined(dense))
+
+    def encode_text(self, ids: Tensor, refine: bool = True) -> Encoded:
+        """(B, L) of captions or dialogues -> as `encode_image`."""
+        ids = self._trimmed(ids)
+        pooled, dense = self.towers.encode_text(ids)
+        dense = self.text_projection(dense) if refine else None
+        return Encoded(self.text_projection(pooled), dense, self._refined(dense, ids == self.towers.pad))
+
+    def attribute_attention(self, *, images: Tensor | None = None, ids: Tensor | None = None) -> Tensor:
+        """What each attribute looks at, (B, K, N): image tokens (`towers.grid`, row by row), or the tokens of `ids`."""
+        if images is not None:
+            return self.refiner.attention(self.vision_projection(self.towers.encode_image(images).dense))
+        ids = self._trimmed(ids)
+        return self.refiner.attention(self.text_projection(self.towers.encode_text(ids).dense), ids == self.towers.pad)
+
+    # -- training --------------------------------------------------------------------------------------------------
+
+    def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """ITC and SDM of the pooled features, and of the refined attributes.
+
+        Over several processes each one compares the features of all, so that each has the whole batch's loss; the mean
+        of their gradients, which is what distributed training takes, is then the gradient of that loss.
+        """
+        ids = batch["caption_ids" if self.config.learn_from == "captions" else "dialogue_ids"]
+        if self.training and self.config.random_rounds:
+            ids = self._retained(ids)
+        if self.training and self.config.masking:
+            ids = self._masked(ids)
+        refine = self.refiner is not None
+        images, texts = self.encode_image(batch["images"], refine), self.encode_text(ids, refine)
+        labels = self.gather(batch[self.config.match_by])
+        with torch.autocast(self.device.type, enabled=False):  # similarities in float32
+            targets = identity_targets(labels)
+            scale = self.logit_scale.clamp(max=MAX_SCALE).exp()
+            image, text = (normalize(self.gather(side.pooled).float(), dim=-1) for side in (images, texts))
+            losses = self._matching(scale * text @ image.T, targets, 1.0, "")
+            if refine:
+                attributes = (self.gather(side.attributes) for side in (texts, images))
+                refined = refined_similarity(*attributes, self.config.reduction)
+                losses |= self._matching(scale * refined, targets, self.config.refined_weight, "refined ")
+        return losses
+
+    def _matching(self, logits: Tensor, targets: Tensor, weight: float, prefix: str) -> dict[str, Tensor]:
+        losses = {f"{prefix}itc": weight * self.config.itc_weight * both_ways(itc, logits, targets)}
+        if self.config.sdm_weight:
+            matched = both_ways(sdm, logits, targets, eps=SDM_EPS)
+            losses[f"{prefix}sdm"] = weight * self.config.sdm_weight * matched
+        return losses
+
+    def parameter_groups(self, config: DianaConfig) -> list[dict[str, Any]]:
+        """Towers and the rest, each with and without decay; the temperature decays, as in the official training."""
+        groups = []
+        for ours, lr in ((False, config.lr), (True, config.head_lr * config.lr)):
+            named = [(n, p) for n, p in self.named_parameters() if p.requires_grad and ours != n.startswith("towers.")]
+            decayed = [p for n, p in named if p.ndim >= 2 or n == "logit_scale"]
+            plain = [p for n, p in named if p.ndim < 2 and n != "logit_scale"]
+            groups += [
+                {"params": decayed, "lr": lr, "weight_decay": config.weight_decay},
+                {"params": plain, "lr": lr, "weight_decay": 0.0},
+            ]
+        return [group for group in groups if group["params"]]
+
+    def start_from(self, state: dict[str, Tensor], source: object = "the checkpoint") -> None:
+        """Takes the weights of the first stage; where it had another number of attributes, the queries start anew."""
+        queries = "refiner.attr_query_token"
+        if (
+            self.refiner is not None
+            and queries in state
+            and state[queries].shape != self.refiner.attr_query_token.shape
+        ):
+            state = state | {queries: self.refiner.attr_query_token.detach()}
+        load_state(self, state, source=source)
+
+    # -- parts -----------------------------------------------------------------------------------------------------
+
+    def _retained(self, ids: Tensor) -> Tensor:
+        """Random round retaining: of each dialogue the first n rounds, n drawn evenly from 1 to all it has."""
+        rounds = self.towers.rounds(ids).masked_fill(ids == self.towers.pad, 0).amax(dim=1)
+        return self.towers.keep_rounds(ids, (torch.rand_like(rounds, dtype=torch.float) * rounds).long() + 1)
+
+    def _masked(self, ids: Tensor) -> Tensor:
+        draw = torch.rand(ids.shape, device=ids.device) / self.config.masking
+        draw = draw.masked_fill(~self.towers.may_mask(ids, self.config.mask_roles), 1.0)
+        ids = torch.where(draw < 0.8, self.towers.mask, ids)
+        return torch.where((draw >= 0.9) & (draw < 1), self.towers.random_words(ids), ids)
+
+    def _trimmed(self, ids: Tensor) -> Tensor:
+        return ids[:, : int((ids != self.towers.pad).sum(dim=1).max())]
+
+    def _refined(self, dense: Tensor | None, padding: Tensor | None = None) -> Tensor | None:
+        return None if dense is None else self.refiner(dense, padding)
+
+    def _vector(self, encoded: Encoded) -> Tensor:
+        parts = []
+        if self.config.mode in ("global", "all"):
+            parts.append(normalize(encoded.pooled.float(), dim=-1))
+        if self.config.mode in ("local", "all"):
+            slots = normalize(encoded.attributes.float(), dim=-1)
+            parts.append(slots.flatten(1) / math.sqrt(slots.shape[1]))
+        return torch.cat(parts, dim=1)
+
+
+def create_towers(config: DianaConfig) -> nn.Module:
+    """The two towers that a configuration names."""
+    if config.towers == "clip":
+        return ClipTowers(create_clip(config.backbone, config.image_size, config.pretrained))
+    return TransformerTowers.by_name(
+        config.image_tower,
+        config.text_tower,
+        config.image_size,
+        drop_path=config.drop_path,
+        lora=config.lora,
+        system=config.system,
+        caption_system=config.caption_system,
+        caption_questions=config.caption_questions,
+        max_length=config.max_length,
+    )
+
+
+def import_official(
+    path: str | Path, image_size: tuple[int, int] = (384, 192), system: str = SYSTEM, **overrides: Any
+) -> DiaNA:
+    """The model of an official checkpoint folder: config.json, .safetensors files and the tokenizer.
+
+    Sizes come from config.json and the tensors, so the towers' own weights are not needed. The folder does not hold
+    the picture size or the system prompt that the model was trained with; the official prompt can be given as `system`.
+    overrides: fields of DianaConfig, whose `paper` preset the rest follows. CheckpointError if anything is missing.
+    """
+    if not official_sizes(path):
+        raise CheckpointError(f"{path} should hold a config.json with llama_config and vision_config.")
+    state = {_renamed(name): tensor for name, tensor in read_state(path).items()}
+    try:
+        _, num_queries, embed_dim = state["refiner.attr_query_token"].shape
+    except KeyError:
+        raise CheckpointError(f"{path} should hold refiner.attr_query_token; it has no refiner.") from None
+    sizes = {
+        "towers": "transformers",
+        "image_tower": str(path),
+        "text_tower": str(path),
+        "image_size": image_size,
+        "system": system,
+        "embed_dim": embed_dim,
+        "num_queries": num_queries,
+        "refiner_layers": _count_layers(state, "refiner.transformer.resblocks."),
+    }
+    model = DiaNA(DianaConfig.preset("paper", **(sizes | overrides)))
+    load_state(model, state, source=path)
+    return model
+
+
+def _renamed(name: str) -> str:
+    for old, new in OFFICIAL_NAMES.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
+
+
+def _count_layers(names: Iterable[str], prefix: str) -> int:
+    return len({name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix)})
+
+
+def _check(config: DianaConfig) -> None:
+    choices: dict[str, tuple[str, ...]] = {
+        "towers": ("clip", "transformers"),
+        "learn_from": ("dialogues", "captions"),
+        "match_by": ("pids", "image_ids"),
+        "mode": MODES,
+        "reduction": REDUCTIONS,
+    }
+    for field, known in choices.items():
+        if getattr(config, field) not in known:
+            raise ConfigError(f"{field} is {getattr(config, field)!r} and should be one of {', '.join(known)}.")
+    if config.mode != "global" and config.refined_weight <= 0:
+        raise ConfigError(f"mode {config.mode!r} compares attributes; it needs a refined_weight above 0.")
+    if config.mode != "global" and config.reduction != "avg":
+        raise ConfigError(
+            f"mode {config.mode!r} is an inner product only with reduction 'avg'; got {config.reduction!r}."
+        )
+    if config.lora and config.towers == "clip":
+        raise ConfigError("lora adapts a language model; it needs towers='transformers'.")
