@@ -1,0 +1,248 @@
+"""The panels in a real browser: headless Chromium on voila and on JupyterLab, with mouse and with touch."""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from reidlib.tests.attribute_model import draw_table, people, picture
+
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+sync_api = pytest.importorskip("playwright.sync_api")
+pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="there is no Chromium")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
+SIZE = (48, 96)
+
+CELL = """
+import json
+from pathlib import Path
+from reidlib.retrieval import QuerySession
+from reidlib.tests.attribute_model import QUESTIONS, AttributeModel, make_gallery
+from reidlib.widgets import {panel}
+
+session = QuerySession(AttributeModel(), make_gallery(Path("pictures"), 60, size={size}), QUESTIONS)
+panel = {panel}(session, folder=Path("saved"))
+refresh = panel.refresh
+
+def note():  # what Python has received, for the test to read
+    refresh()
+    Path("received.json.part").write_text(json.dumps(session.history))
+    Path("received.json.part").rename("received.json")
+
+panel.refresh = note
+panel
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def write_notebook(folder: Path, panel: str) -> Path:
+    cell = nbformat.v4.new_code_cell(CELL.format(panel=panel, size=SIZE))
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    book = nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": kernel})
+    nbformat.write(book, folder / "demo.ipynb")
+    return folder / "demo.ipynb"
+
+
+class Server:
+    """A Jupyter application on a free port, stopped by its process id."""
+
+    def __init__(self, folder: Path, *command: str):
+        self.port = free_port()
+        env = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1", "JUPYTER_CONFIG_DIR": str(folder / "config")}
+        env.pop("JUPYTER_PATH", None)
+        self.out = (folder / "server.log").open("w")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", *command, f"--port={self.port}", "--no-browser"],
+            cwd=folder, env=env, stdout=self.out, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        self.wait_for(folder)
+
+    def wait_for(self, folder: Path) -> None:
+        for _ in range(240):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            assert self.process.poll() is None, (folder / "server.log").read_text()
+            time.sleep(0.25)
+        pytest.fail("the server did not start within a minute")
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(20)
+        self.out.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+def voila(folder: Path, panel: str) -> Server:
+    write_notebook(folder, panel)
+    return Server(folder, "voila", "demo.ipynb")
+
+
+def received(folder: Path, kind: str, count: int) -> list[dict]:
+    """Waits until Python has received so many acts of a kind."""
+    history = []
+    for _ in range(120):
+        file = folder / "received.json"
+        history = json.loads(file.read_text()) if file.exists() else []
+        found = [event for event in history if event["kind"] == kind]
+        if len(found) == count:
+            return found
+        time.sleep(0.25)
+    raise AssertionError(f"expected {count} times {kind}, Python has {[event['kind'] for event in history]}")
+
+
+def screenshot(page, name: str) -> None:
+    """Kept where REIDLIB_SCREENSHOTS says, for people to look at."""
+    if folder := os.environ.get("REIDLIB_SCREENSHOTS"):
+        page.screenshot(path=Path(folder, f"{name}.png"))
+
+
+def talk(page, folder: Path, name: str) -> None:
+    """Two turns, an answer by button, a like, an undo; checks what Python received and what the page shows."""
+    page.wait_for_selector(".reid-chat", timeout=90_000)
+    entry = page.locator(".reid-side input[type=text]")
+    entry.fill("a red top <b>bold</b>")
+    entry.press("Enter")
+    assert received(folder, "say", 1)[0]["text"] == "a red top <b>bold</b>"
+    page.locator(".reid-answers button", has_text="black").first.wait_for()
+    entry.fill("blue trousers")
+    page.locator(".reid-side .jupyter-button", has_text="Send").click()
+    assert received(folder, "answer", 1)[0]["text"] == "blue trousers"
+    page.wait_for_function("document.querySelectorAll('.reid-you').length === 2")
+    page.locator(".reid-answers button", has_text="green").first.click()
+    assert received(folder, "answer", 2)[1]["text"] == "green"
+    page.wait_for_function("document.querySelectorAll('.reid-you').length === 3")
+    assert page.locator(".reid-you").first.inner_text() == "a red top <b>bold</b>"
+    assert page.locator(".reid-you b").count() == 0
+    page.locator(".reid-card").nth(1).locator("button").first.click()
+    liked = received(folder, "like", 1)[0]["image"]
+    page.wait_for_selector(".reid-card.reid-liked")
+    assert page.locator(".reid-card.reid-liked .reid-file").inner_text() == liked
+    assert page.locator(".reid-picture img").first.evaluate("image => image.complete && image.naturalWidth") > 0
+    screenshot(page, f"chat-{name}")
+    page.locator(".reid-side .jupyter-button", has_text="Undo").click()
+    received(folder, "like", 0)
+    page.wait_for_function("!document.querySelector('.reid-liked')")
+    page.locator(".reid-side .jupyter-button", has_text="Save").click()
+    page.wait_for_function("document.body.innerText.includes('Saved session.json')")
+    assert (folder / "saved" / "results.csv").exists()
+
+
+def test_chat_in_voila(browser, tmp_path):
+    server = voila(tmp_path, "ChatSearch")
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    try:
+        page.goto(f"http://127.0.0.1:{server.port}/")
+        talk(page, tmp_path, "voila")
+    finally:
+        page.close()
+        server.stop()
+
+
+def draw_line(page, points: list[tuple[float, float]]) -> None:
+    box = page.locator(".reid-pad canvas").bounding_box()
+    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(*place, steps=4)
+    page.mouse.up()
+
+
+def touch_line(page, points: list[tuple[float, float]]) -> None:
+    box = page.locator(".reid-pad canvas").bounding_box()
+    places = [{"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"]} for x, y in points]
+    client = page.context.new_cdp_session(page)
+    for kind, at in [("touchStart", [places[0]]), *[("touchMove", [p]) for p in places[1:]], ("touchEnd", [])]:
+        client.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": at})
+
+
+def test_sketch_in_voila(browser, tmp_path):
+    server = voila(tmp_path, "SketchSearch")
+    context = browser.new_context(viewport={"width": 1280, "height": 860}, has_touch=True)
+    page = context.new_page()
+    try:
+        page.goto(f"http://127.0.0.1:{server.port}/")
+        page.wait_for_selector(".reid-pad canvas", timeout=90_000)
+        draw_line(page, [(0.3, 0.2), (0.7, 0.2)])
+        stroke = received(tmp_path, "draw", 1)[0]["strokes"][0]
+        assert stroke["points"][0] == pytest.approx([0.3, 0.2], abs=0.02)
+        assert stroke["points"][-1] == pytest.approx([0.7, 0.2], abs=0.02)
+        touch_line(page, [(0.2, 0.3), (0.2, 0.6), (0.8, 0.6)])
+        strokes = received(tmp_path, "draw", 2)[1]["strokes"]
+        assert len(strokes) == 2 and strokes[1]["points"][-1] == pytest.approx([0.8, 0.6], abs=0.02)
+        entry = page.locator(".reid-side input[type=text]")
+        entry.fill("a red top")
+        entry.press("Enter")
+        received(tmp_path, "say", 1)
+        screenshot(page, "sketch-voila")
+        page.locator(".reid-side .jupyter-button", has_text="Undo").click()
+        received(tmp_path, "say", 0)
+        page.get_by_role("button", name="Undo stroke").click()
+        assert len(received(tmp_path, "draw", 3)[2]["strokes"]) == 1
+        picture(people(60)[9], SIZE).save(tmp_path / "mine.png")
+        with page.expect_file_chooser() as chooser:
+            page.locator(".jupyter-button", has_text="Upload").click()
+        chooser.value.set_files(tmp_path / "mine.png")
+        assert received(tmp_path, "draw", 4)[3]["strokes"] == []
+        page.wait_for_function("document.querySelector('.reid-file').innerText === 'people/00009.png'")
+        centre = "c => [...c.getContext('2d').getImageData(c.width / 2, c.height * 0.37, 1, 1).data].slice(0, 3)"
+        page.wait_for_function(f"({centre})(document.querySelector('.reid-pad canvas')).join() !== '255,255,255'")
+        screenshot(page, "sketch-upload-voila")
+        page.get_by_role("button", name="Clear").click()
+        assert received(tmp_path, "draw", 5)[4]["png"] is None
+    finally:
+        context.close()
+        server.stop()
+
+
+def run_cell(page) -> None:
+    """Presses Control+Enter until JupyterLab, still busy starting, hears it."""
+    asked = "!document.querySelector('.jp-CodeCell .jp-InputPrompt').innerText.includes('[ ]')"
+    for _ in range(30):
+        page.locator(".jp-CodeCell .cm-content").first.click()
+        page.keyboard.press("Control+Enter")
+        with contextlib.suppress(sync_api.TimeoutError):
+            page.wait_for_function(asked, timeout=2_000)
+            return
+    screenshot(page, "jupyterlab-stuck")
+    pytest.fail("JupyterLab did not run the cell within a minute")
+
+
+def test_chat_in_jupyterlab(browser, tmp_path):
+    write_notebook(tmp_path, "ChatSearch")
+    draw_table(tmp_path / "pictures", 60, size=SIZE)
+    settings = tmp_path / "config" / "lab" / "user-settings" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True)
+    (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    server = Server(tmp_path, "jupyterlab", "--ServerApp.token=", "--ServerApp.password=", "--allow-root")
+    page = browser.new_page(viewport={"width": 1500, "height": 900})
+    try:
+        page.goto(f"http://127.0.0.1:{server.port}/lab/tree/demo.ipynb")
+        page.wait_for_selector(".jp-CodeCell", timeout=90_000)
+        run_cell(page)
+        talk(page, tmp_path, "jupyterlab")
+    finally:
+        page.close()
+        server.stop()

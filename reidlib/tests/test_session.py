@@ -1,0 +1,342 @@
+"""Query sessions: what was said, drawn, marked and answered becomes the query that the equations say."""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from reidlib.errors import ConfigError, DataError, ReidError
+from reidlib.retrieval import DEFAULT_QUESTIONS, QuerySession, QuestionBank, make_questions
+from reidlib.retrieval.embedder import OPENING, Embedder
+from reidlib.retrieval.questions import information_gain
+from reidlib.retrieval.session import MORE
+from reidlib.tests.attribute_model import (
+    ATTRIBUTES,
+    QUESTIONS,
+    AttributeModel,
+    Composer,
+    Converser,
+    TextOnly,
+    caption,
+    make_gallery,
+    picture,
+)
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory):
+    return make_gallery(tmp_path_factory.mktemp("gallery"))
+
+
+@pytest.fixture
+def session(gallery):
+    return QuerySession(AttributeModel(), gallery, QUESTIONS)
+
+
+def person(gallery, row):
+    return gallery.index.metadata[row]["attributes"]
+
+
+def first(session):
+    return session.results(1)[0][0]
+
+
+def test_words_find_the_person_and_scores_are_inner_products(session, gallery):
+    session.say(caption(person(gallery, 7)))
+    row, path, score = session.results(3)[0]
+    query = session.embedder.texts([session.text])[0]
+    assert (row, path) == (7, "people/00007.png")
+    assert score == pytest.approx(float(query @ gallery.index.vectors([7])[0]), abs=1e-6)
+
+
+def test_turns_add_up(session, gallery):
+    wanted = person(gallery, 11)
+    for part, colour in wanted.items():
+        session.say(f"a {colour} {part.removesuffix('_colour')} .")
+    assert session.text.count(".") == 4 and first(session) == 11
+
+
+def test_a_sketch_finds_the_person_and_may_be_taken_away(session, gallery):
+    before = session.results(5)
+    session.draw(picture(person(gallery, 5), (64, 128)))
+    assert first(session) == 5
+    session.draw(None)
+    assert session.results(5) == before and session.sketch is None
+
+
+def test_sketch_and_words_are_added_as_unit_vectors(session, gallery):
+    sketch = picture(person(gallery, 5))
+    session.say("a red top")
+    session.draw(sketch)
+    told, drawn = session.embedder.texts(["a red top."])[0], session.embedder.sketch(sketch)[0]
+    expected = F.normalize(told / told.norm() + drawn / drawn.norm(), dim=0) * told.norm()
+    torch.testing.assert_close(session.query(), expected)
+
+
+def test_sketch_and_words_are_composed_where_the_method_can(gallery):
+    session, sketch = QuerySession(Composer(), gallery), picture(person(gallery, 5))
+    session.draw(sketch)
+    session.say("a red top")
+    torch.testing.assert_close(session.query(), Embedder(Composer()).compose(sketch, "a red top.")[0])
+
+
+def test_a_dialogue_goes_to_a_method_that_converses(gallery):
+    session = QuerySession(Converser(), gallery, QUESTIONS)
+    session.say("a red hat")
+    session.say("a blue top")
+    session.ask(QUESTIONS[3])
+    session.answer("green shoes")
+    session.ask(QUESTIONS[2])
+    session.answer("I don't know")
+    assert session.dialogue == [(OPENING, "a red hat"), (MORE, "a blue top"), (QUESTIONS[3].text, "green shoes")]
+    torch.testing.assert_close(session.query(), Embedder(Converser()).dialogues([session.dialogue])[0])
+    assert session.ask() is not None  # the phrases are heard as dialogues of one turn
+
+
+def test_what_a_method_cannot_take_is_said_in_one_sentence_and_changes_nothing(gallery, session):
+    only_text = QuerySession(TextOnly(), gallery)
+    with pytest.raises(ReidError, match="TextOnly takes no sketch queries; it takes text."):
+        only_text.draw(Image.new("RGB", (8, 8)))
+    model = AttributeModel()
+    model.queries = ("sketch",)
+    for act in (lambda s: s.say("a hat"), lambda s: s.ask()):
+        with pytest.raises(ReidError, match="takes no text queries; it takes sketch."):
+            act(QuerySession(model, gallery))
+    for act in (
+        lambda: session.say("  "),
+        lambda: session.like(60),
+        lambda: session.like(-1),
+        lambda: session.answer("red"),
+        lambda: session.undo(),
+    ):
+        with pytest.raises(ReidError):
+            act()
+    assert only_text.history == session.history == []
+
+
+def test_likes_and_dislikes_follow_rocchio(session, gallery):
+    session.say("a red top")
+    told = session.query()
+    session.like(3)
+    session.like(8)
+    session.dislike(20)
+    liked, disliked = gallery.index.vectors([3, 8]).mean(0), gallery.index.vectors([20])[0]
+    expected = F.normalize(told / told.norm() + 0.75 * liked - 0.15 * disliked, dim=0) * told.norm()
+    torch.testing.assert_close(session.query(), expected)
+    session.unmark(20)
+    assert session.marks == {3: "like", 8: "like"}
+
+
+def test_disliked_pictures_leave_and_the_rest_keeps_its_length(session):
+    session.say("a red top")
+    top = [row for row, _, _ in session.results(3)]
+    for row in top:
+        session.dislike(row)
+    assert not {row for row, _, _ in session.results(100)} & {*top}
+    assert len(session.results(10)) == 10 and len(session.results(100)) == 57
+
+
+def test_marks_alone_are_a_query(session, gallery):
+    session.like(4)
+    assert first(session) == 4
+    session.dislike(4)
+    assert session.marks == {4: "dislike"} and 4 not in [row for row, _, _ in session.results(60)]
+
+
+def test_marks_and_undo_cost_no_pass_through_the_network(session):
+    session.say("a red top")
+    session.results()
+    passes = session.model.passes
+    session.like(3)
+    session.results()
+    session.undo()
+    session.results()
+    assert session.model.passes == passes
+
+
+ACTS = st.one_of(
+    st.tuples(st.just("say"), st.sampled_from(["a red top", "blue shoes", "<b>&\x00"])),
+    st.tuples(st.sampled_from(["like", "dislike", "unmark"]), st.integers(0, 59)),
+    st.tuples(st.just("draw"), st.booleans()),
+    st.tuples(st.just("ask"), st.none()),
+    st.tuples(st.just("answer"), st.sampled_from(["red", "not sure", "none of these", "a yellow hat"])),
+)
+
+
+def do(session, act, value):
+    if act == "draw":
+        strokes = [{"points": [[0, 0], [1, 1]], "width": 0.02}]
+        session.draw(picture(person(session.gallery, 1)) if value else None, strokes)
+    elif act == "ask":
+        session.ask()
+    elif act != "answer" or session.question:
+        getattr(session, act)(value)
+
+
+@settings(max_examples=40, deadline=None)
+@given(acts=st.lists(ACTS, max_size=8))
+def test_any_order_survives_undo_and_a_file(acts, gallery, tmp_path_factory):
+    bank = QuestionBank(Embedder(AttributeModel()), gallery.index, QUESTIONS)
+    session, states = QuerySession(AttributeModel(), gallery, bank), []
+    for act, value in acts:
+        before = len([e for e in session.history if e["kind"] != "ask"])
+        state = (session.results(8), session.text, session.marks)
+        do(session, act, value)
+        if len([e for e in session.history if e["kind"] != "ask"]) > before:
+            states.append(state)
+    path = tmp_path_factory.mktemp("session") / "session.json"
+    session.save(path)
+    loaded = QuerySession.load(path, AttributeModel(), gallery, bank)
+    assert loaded.history == session.history and loaded.results(8) == session.results(8)
+    while states:
+        loaded.undo()
+        assert (loaded.results(8), loaded.text, loaded.marks) == states.pop()
+    with pytest.raises(ReidError, match="nothing to undo"):
+        loaded.undo()
+
+
+def test_restart_forgets(session):
+    session.say("a red top")
+    session.ask()
+    session.restart()
+    assert session.history == [] and session.question is None and session.query() is None
+
+
+def test_a_saved_mark_is_found_again_by_its_picture(session, gallery, tmp_path):
+    session.like(9)
+    session.save(tmp_path / "s.json")
+    kept = json.loads((tmp_path / "s.json").read_text())
+    kept["history"][0]["row"] = 2  # the gallery has changed its order since
+    (tmp_path / "s.json").write_text(json.dumps(kept))
+    assert QuerySession.load(tmp_path / "s.json", AttributeModel(), gallery).marks == {9: "like"}
+    kept["history"][0]["image"] = "gone.png"
+    (tmp_path / "s.json").write_text(json.dumps(kept))
+    with pytest.raises(DataError, match="Entry 0 .* marks gone.png"):
+        QuerySession.load(tmp_path / "s.json", AttributeModel(), gallery)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 99) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["kind", "text", "row", "png"]), inner),
+    max_leaves=6,
+)
+KINDS = st.sampled_from(["say", "draw", "like", "dislike", "unmark", "ask", "answer", "x"])
+FIELDS = ("text", "png", "strokes", "row", "image", "key", "answers", "phrases", "nouns", "why", "gain")
+EVENTS = st.fixed_dictionaries({"kind": KINDS}, optional=dict.fromkeys(FIELDS, JSON))
+
+
+@settings(max_examples=150, deadline=None)
+@given(content=st.one_of(JSON, st.fixed_dictionaries({"history": st.lists(EVENTS, max_size=3)})))
+def test_a_damaged_file_is_a_sentence_not_a_traceback(content, gallery, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "damaged.json"
+    path.write_text(json.dumps(content))
+    try:
+        session = QuerySession.load(path, AttributeModel(), gallery, QUESTIONS)
+    except ReidError:
+        return
+    session.results(3)  # what loads, works
+
+
+def test_the_question_is_the_one_of_largest_expected_gain(session, gallery):
+    session.say("a red top")
+    question = session.ask()
+    rows = [row for row, _, _ in session.results(60)]
+    weights = torch.tensor([score for _, _, score in session.results(60)])
+    weights = (weights / weights.std(correction=0)).softmax(0)
+    gains = {}
+    for q, p in zip(QUESTIONS, session.bank.answer_probabilities(gallery.index.vectors(rows)), strict=True):
+        joint = weights[:, None] * p  # p(candidate, answer)
+        independent = weights[:, None] * joint.sum(0)
+        gains[q.key] = float((joint * (joint / independent).log2()).nansum())
+    assert question.key == max(gains, key=gains.get)
+    assert question.gain == pytest.approx(gains[question.key], abs=1e-4)
+    assert question.key != "top_colour"  # all good candidates share it
+
+
+def test_information_gain_by_hand():
+    certain = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    assert information_gain(certain, torch.tensor([0.5, 0.5])) == pytest.approx(1.0)
+    assert information_gain(certain, torch.tensor([1.0, 0.0])) == pytest.approx(0.0)
+    assert information_gain(torch.full((2, 2), 0.5), torch.tensor([0.5, 0.5])) == pytest.approx(0.0)
+    # Three of four wear red: H(3/4) = 0.8113 bits.
+    wear = torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]])
+    assert information_gain(wear, torch.full((4,), 0.25)) == pytest.approx(0.8113, abs=1e-4)
+
+
+def test_the_reason_counts_the_first_candidates(session, gallery):
+    session.say("a red top")
+    question = session.ask()
+    shown = [person(gallery, row)[question.key] for row, _, _ in session.results(8)]
+    for colour in set(shown):
+        assert f"{shown.count(colour)} “{colour}”" in question.why
+
+
+def test_a_question_is_asked_once_and_undo_opens_it_again(session):
+    session.say("a red top")
+    question = session.ask()
+    session.answer(question.answers[2])
+    asked = {question.key, *(session.ask().key for _ in range(3))}
+    assert asked == set(ATTRIBUTES) and session.ask() is None
+    session.undo()
+    assert session.question.key == question.key and session.question.answers == question.answers
+    with pytest.raises(ReidError, match="empty"):
+        session.answer(" ")
+
+
+@pytest.mark.parametrize("answer", ["not sure", "None of these", "I don't know", "none"])
+def test_an_answer_that_tells_nothing_changes_nothing(session, answer):
+    session.say("a red top")
+    before = session.results(10)
+    session.ask()
+    session.answer(answer)
+    assert session.results(10) == before and session.question is None
+
+
+def test_questions_are_made_from_any_attributes():
+    assert len({q.key for q in DEFAULT_QUESTIONS}) == len(DEFAULT_QUESTIONS)
+    made = make_questions({"hat": ("none", "cap"), "mood": ("happy", "sad"), "fixed": ("only",)})
+    assert [q.key for q in made] == ["hat", "mood"]
+    assert made[0].phrases == ("a person", "a person in a cap")
+    assert made[0].phrase("CAP") == "a person in a cap" and made[0].phrase("fez") is None
+    assert "{" not in "".join(q.text + "".join(q.phrases) for q in [*made, *DEFAULT_QUESTIONS])
+
+
+def test_a_bank_needs_different_keys(gallery):
+    for questions in ([], QUESTIONS[:1] * 2):
+        with pytest.raises(ConfigError, match="keys"):
+            QuestionBank(Embedder(AttributeModel()), gallery.index, questions)
+
+
+def test_phrases_are_encoded_once(session):
+    session.ask()
+    passes = session.model.passes
+    session.ask()
+    assert session.model.passes == passes
+
+
+def test_tokens_are_counted_with_what_was_said(session):
+    assert session.count_tokens("a red top") == (3, 24)
+    session.say("a red top")
+    assert session.count_tokens("blue shoes") == (5, 24)
+    session.model.count_tokens = lambda text: (99, 77)
+    assert session.count_tokens() == (99, 77)
+
+
+def test_it_works_on_a_vector_store(gallery):
+    pytest.importorskip("qdrant_client")
+    from reidlib.retrieval import Gallery
+    from reidlib.retrieval.qdrant import QdrantIndex
+
+    store = QdrantIndex(gallery.index.embeddings, gallery.index.metadata)
+    store.delete([0])
+    session = QuerySession(AttributeModel(), Gallery(store, gallery.root), QUESTIONS)
+    assert session.results(1)[0][0] == 1
+    session.say(caption(person(gallery, 7)))
+    session.like(7)
+    assert first(session) == 7 and session.ask() is not None
+    with pytest.raises(ReidError, match="Row 0"):
+        session.like(0)

@@ -1,0 +1,119 @@
+// A canvas to draw on with mouse, finger or pen. The strokes live in the Python model; this only shows and adds them.
+
+function render({ model, el }) {
+  const root = document.createElement("div");
+  root.className = "reid-pad";
+  const canvas = document.createElement("canvas");
+  canvas.setAttribute("aria-label", "Sketch pad");
+  const bar = document.createElement("div");
+  bar.className = "reid-pad-bar";
+  root.append(canvas, bar);
+  el.append(root);
+
+  const width = model.get("pixels");
+  const height = Math.round(width * model.get("ratio"));
+  const scale = window.devicePixelRatio || 1;
+  canvas.width = width * scale;
+  canvas.height = height * scale;
+  canvas.style.width = `${width}px`;
+  canvas.style.height = `${height}px`;
+  canvas.style.touchAction = "none"; // a finger draws instead of scrolling
+  const pen = canvas.getContext("2d");
+  pen.scale(scale, scale);
+
+  let current = null; // the stroke under the pointer, not yet in the model
+  let backdrop = null;
+
+  function drawStroke(stroke) {
+    pen.lineWidth = Math.max(1, stroke.width * width);
+    pen.beginPath();
+    stroke.points.forEach(([x, y], i) => pen[i ? "lineTo" : "moveTo"](x * width, y * height));
+    if (stroke.points.length === 1) pen.lineTo(stroke.points[0][0] * width + 0.01, stroke.points[0][1] * height);
+    pen.stroke();
+  }
+
+  function draw() {
+    pen.fillStyle = "white";
+    pen.fillRect(0, 0, width, height);
+    const strokes = model.get("strokes");
+    if (backdrop && !strokes.length && !current) pen.drawImage(backdrop, 0, 0, width, height);
+    pen.strokeStyle = "#222";
+    pen.lineCap = pen.lineJoin = "round";
+    strokes.forEach(drawStroke);
+    if (current) drawStroke(current);
+  }
+
+  function place(event) {
+    const box = canvas.getBoundingClientRect();
+    const inside = (v) => Math.round(Math.min(1, Math.max(0, v)) * 1e4) / 1e4;
+    return [inside((event.clientX - box.left) / box.width), inside((event.clientY - box.top) / box.height)];
+  }
+
+  function send(strokes) {
+    model.set("strokes", strokes);
+    model.save_changes();
+  }
+
+  canvas.addEventListener("pointerdown", (event) => {
+    if (event.button > 0 || current) return;
+    event.preventDefault();
+    canvas.setPointerCapture(event.pointerId);
+    current = { id: event.pointerId, points: [place(event)], width: model.get("brush") };
+    draw();
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    if (!current || event.pointerId !== current.id) return;
+    const moves = event.getCoalescedEvents ? event.getCoalescedEvents() : [];
+    current.points.push(...(moves.length ? moves : [event]).map(place));
+    draw();
+  });
+  function finish(event) {
+    if (!current || event.pointerId !== current.id) return;
+    const stroke = { points: current.points, width: current.width };
+    current = null;
+    send([...model.get("strokes"), stroke]);
+  }
+  canvas.addEventListener("pointerup", finish);
+  canvas.addEventListener("pointercancel", finish);
+
+  function button(text, press) {
+    const node = document.createElement("button");
+    node.type = "button";
+    node.textContent = text;
+    node.addEventListener("click", press);
+    bar.append(node);
+  }
+  button("Undo stroke", () => send(model.get("strokes").slice(0, -1)));
+  button("Clear", () => {
+    backdrop = null;
+    if (model.get("strokes").length) send([]);
+    else model.send({ event: "clear" });
+    draw();
+  });
+
+  const onPicture = (message, buffers) => {
+    if (message.event !== "backdrop") return;
+    if (!buffers.length) {
+      backdrop = null;
+      draw();
+      return;
+    }
+    const address = URL.createObjectURL(new Blob([buffers[0]], { type: "image/png" }));
+    const picture = new Image();
+    picture.onload = () => {
+      backdrop = picture;
+      URL.revokeObjectURL(address);
+      draw();
+    };
+    picture.src = address;
+  };
+  model.on("change:strokes", draw);
+  model.on("msg:custom", onPicture);
+  draw();
+  return () => {
+    model.off("change:strokes", draw);
+    model.off("msg:custom", onPicture);
+  };
+}
+
+export default { render };
