@@ -12,8 +12,11 @@ from reidlib.backbones.clip import Tokens
 from reidlib.errors import ReidError
 
 # BERTs with random weights. Their words are CLIP's byte pairs, which come with open_clip: nothing is downloaded.
+# The words of "toy" begin as the toy CLIP's, in the place of a pre-training.
+TOY = {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 512}
 RANDOM: dict[str, dict[str, Any]] = {
-    "toy": {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 512},
+    "toy": TOY,
+    "toy-random": TOY,
     "base-random": {},  # as large as bert-base at a width of 768
 }
 
@@ -58,6 +61,11 @@ class TextEncoder(nn.Module):
             )
         return ids
 
+    def pieces(self, ids: Tensor) -> list[str]:
+        """What each of the token ids (L,) stands for."""
+        tokenizer = _clip_words() if self.name in RANDOM else _tokenizer(self.name)
+        return [tokenizer.decode([token]).strip() for token in ids.tolist()]
+
     def forward(self, ids: Tensor) -> Tokens:
         """(B, L) -> tokens (B, L, width) of the last layer and its attention (B, L, L) averaged over heads.
 
@@ -80,6 +88,10 @@ def create_text_encoder(name: str, length: int, width: int) -> TextEncoder:
     """
     if name in RANDOM:
         bert = build_bert(hidden_size=width, vocab_size=_clip_words().vocab_size, **RANDOM[name])
+        if name == "toy":
+            from reidlib.backbones.toy import toy_words
+
+            bert.embeddings.word_embeddings.weight.data.copy_(toy_words())
         return TextEncoder(bert, name, length)
     from transformers import AutoModel
 
@@ -99,10 +111,14 @@ def _encoder(name: str) -> Callable[[str], list[int]]:
     if name in RANDOM:
         words = _clip_words()
         return lambda text: [words.sot_token_id, *words.encode(text), words.eot_token_id]
+    return lambda text: _tokenizer(name).encode(text, verbose=False)
+
+
+@cache
+def _tokenizer(name: str):
     from transformers import AutoTokenizer
 
-    tokenizer = _fetched(AutoTokenizer.from_pretrained, name)
-    return lambda text: tokenizer.encode(text, verbose=False)
+    return _fetched(AutoTokenizer.from_pretrained, name)
 
 
 @cache

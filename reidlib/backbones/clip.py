@@ -142,6 +142,10 @@ class CLIP(nn.Module):
         tokens = self.text_tokens(ids, embedded=embedded).tokens
         return tokens[torch.arange(len(ids), device=ids.device), ids.argmax(dim=-1)]
 
+    def pieces(self, ids: Tensor) -> list[str]:
+        """What each of the token ids (L,) stands for."""
+        return [self._tokenizer[0].decode([token]).strip() for token in ids.tolist()]
+
     def embed_tokens(self, ids: Tensor) -> Tensor:
         """Token embeddings before positions are added, (B, L) -> (B, L, text_width)."""
         return self._text.token_embedding(ids)
@@ -149,7 +153,7 @@ class CLIP(nn.Module):
     def text_tokens(
         self, ids: Tensor, *, project: bool = True, attention: bool = False, embedded: Tensor | None = None
     ) -> Tokens:
-        """All text tokens after the final layer norm and (`project`) the projection, (B, L, embed_dim or text_width)."""
+        """All text tokens after the final norm and, if `project`, the projection: (B, L, embed_dim or text_width)."""
         text, length = self._text, ids.shape[1]
         x = text.token_embedding(ids) if embedded is None else embedded[:, :length]
         x = x + text.positional_embedding[:length]
@@ -236,7 +240,7 @@ def _open_clip(name: str, image_size: tuple[int, int] | None, pretrained: str) -
         model = open_clip.create_model(name, pretrained=pretrained or None, force_image_size=image_size)
     except (OSError, RuntimeError, ValueError) as error:
         raise ReidError(
-            f"The weights {pretrained!r} of {name} could not be loaded ({str(error).splitlines()[0]}). Without a network, "
-            f"fetch them on another machine and give the file's path as `pretrained`."
+            f"The weights {pretrained!r} of {name} could not be loaded: {str(error).splitlines()[0]}. "
+            f"Without a network, fetch them on another machine and give the file's path as `pretrained`."
         ) from error
     return CLIP(model, open_clip.get_tokenizer(name))

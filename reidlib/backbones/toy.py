@@ -34,20 +34,26 @@ def toy_clip(image_size: tuple[int, int] | None = None, weights: bool = True) ->
     model = open_clip.CLIP(embed_dim=WIDTH, vision_cfg={**VISION, "image_size": image_size}, text_cfg=TEXT)
     if weights:
         state = {name: tensor.float() for name, tensor in load_file(WEIGHTS).items() if name != "words"}
-        state[WORDS] = _all_words(load_file(WEIGHTS)["words"].long(), state[WORDS])
+        state[WORDS] = toy_words()
         state[POSITIONS] = _resized(state[POSITIONS], model.visual.grid_size)
         model.load_state_dict(state)
     return CLIP(model, open_clip.tokenizer.SimpleTokenizer())
 
 
+def toy_words() -> Tensor:
+    """The toy CLIP's word embeddings, (49408, WIDTH)."""
+    state = load_file(WEIGHTS)
+    return _all_words(state["words"].long(), state[WORDS].float())
+
+
 def pretrain(
-    pictures: int = 5000, epochs: int = 10, seed: int = 0, report: Callable[[int, float], None] = print
+    pictures: int = 12_000, epochs: int = 10, seed: int = 0, report: Callable[[int, float], None] = print
 ) -> CLIP:
     """The recipe: plain contrastive learning on pictures and captions, every picture its own class, as CLIP was made.
 
     `report` is told the step and the loss now and then.
     """
-    from reidlib.data.toy import pretraining_pairs
+    from reidlib.data.toy.pretraining import DRAWN, pretraining_pairs
     from reidlib.data.transforms import CLIP as STATISTICS
     from reidlib.data.transforms import BatchAugment
 
@@ -58,16 +64,13 @@ def pretrain(
     drawn = torch.from_numpy(drawn).permute(0, 3, 1, 2)
     ids, augment = clip.tokenize(captions), BatchAugment("cfine", IMAGE_SIZE, *STATISTICS)
     optimizer = torch.optim.AdamW(clip.parameters(), lr=1e-3, weight_decay=0.1, betas=(0.9, 0.98), fused=True)
-    batch_size = 64
-    per_epoch = len(ids) // batch_size
-    steps = epochs * per_epoch
+    photos, drawings = torch.arange(len(ids)).tensor_split([round(len(ids) * (1 - DRAWN))])
+    steps = epochs * len(_batches(photos, drawings))
     plan = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda t: min(1, (t + 1) / 50) * (1 + math.cos(math.pi * t / steps)) / 2
     )
-    for step in range(steps):
-        if step % per_epoch == 0:
-            batches = torch.randperm(len(ids)).split(batch_size)
-        chosen = batches[step % per_epoch]
+    plans = (chosen for _ in range(epochs) for chosen in _batches(photos, drawings))
+    for step, chosen in enumerate(plans):
         images = normalize(clip.encode_image(augment(drawn[chosen])), dim=-1)
         texts = normalize(clip.encode_text(ids[chosen]), dim=-1)
         loss = both_ways(itc, clip.logit_scale.exp().clamp(max=100) * images @ texts.T, torch.eye(len(chosen)))
@@ -79,6 +82,12 @@ def pretrain(
             report(step, round(loss.item(), 3))
     clip.trained_words = ids.unique()
     return clip
+
+
+def _batches(*kinds: Tensor, size: int = 64) -> list[Tensor]:
+    """An epoch's batches in random order, each of one kind: telling photos from drawings is too easy to learn from."""
+    batches = [batch for kind in kinds for batch in kind[torch.randperm(len(kind))].split(size)]
+    return [batches[i] for i in torch.randperm(len(batches))]
 
 
 def ship(clip: CLIP, path: Path = WEIGHTS) -> None:

@@ -1,26 +1,30 @@
-"""CLIP as both towers of a dialogue model: the text tower reads each turn on its own, the turns are then pooled."""
+"""CLIP as both towers of a dialogue model: its text tower reads all turns as one text, with stretched positions."""
+
+import warnings
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from reidlib.backbones.clip import CLIP, MASK_ID, PAD
 from reidlib.backbones.transformers import Features
 from reidlib.data.dialogues import Dialogue, caption_turn
 
+WELL_TRAINED = 20  # positions that short captions taught CLIP well; Long-CLIP (ECCV 2024) keeps these as they are
+
 
 class ClipTowers(nn.Module):
-    """A dialogue is its turns' token sequences one after another, so ids (B, L) hold any number of turns.
+    """A dialogue is `start question answer end` turn after turn, read at the last `end`.
 
-    The pooled feature is a weighted mean of the turns' end-of-text features; the weights are learned and start equal,
-    so an untrained model averages. As turns are read apart, a dialogue's length is not bound by CLIP's.
+    As the text tower is causal, the feature at the n-th `end` is that of the first n turns alone. max_length: tokens of
+    the longest dialogue; positions are interpolated to it where CLIP has fewer, and longer dialogues lose their end.
     """
 
-    def __init__(self, clip: CLIP):
+    def __init__(self, clip: CLIP, max_length: int):
         super().__init__()
-        self.clip = clip
+        self.clip, self.max_length = clip, max_length
         clip.logit_scale.requires_grad_(False)  # the method has its own
-        self.turn_score = nn.Linear(clip.embed_dim, 1, bias=False)
-        nn.init.zeros_(self.turn_score.weight)
+        _stretch(clip._text, max_length)
         tokenizer = clip._tokenizer[0]
         self.start, self.end, self.pad, self.mask = tokenizer.sot_token_id, tokenizer.eot_token_id, PAD, MASK_ID
 
@@ -42,24 +46,25 @@ class ClipTowers(nn.Module):
         return Features(tokens[:, 0], tokens[:, 1:])
 
     def encode_text(self, ids: Tensor) -> Features:
-        """(B, L) -> the mean over turns and the features of all tokens of all turns, (B, L, D)."""
-        starts, real = ids == self.start, ids != self.pad
-        column = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-        turn = starts.flatten().cumsum(0).view_as(ids) - 1  # numbered through the whole batch
-        place = column - torch.where(starts, column, 0).cummax(dim=1).values
-        longest = int(place[real].max()) + 1
-        turns = ids.new_full((int(starts.sum()), longest), self.pad)
-        turns[turn[real], place[real]] = ids[real]
-        tokens = self.clip.text_tokens(turns).tokens[turn, place.clamp(max=longest - 1)]
-        weights = self.turn_score(tokens).squeeze(-1).masked_fill(ids != self.end, -torch.inf).softmax(dim=1)
-        return Features((weights[:, None] @ tokens).squeeze(1), tokens)
+        """(B, L) -> the feature at the last `end`, and those of all tokens, (B, L, D)."""
+        tokens = self.clip.text_tokens(ids).tokens
+        last = (ids != self.pad).sum(dim=1) - 1
+        return Features(tokens[torch.arange(len(ids), device=ids.device), last], tokens)
 
     def tokenize(self, dialogues: list[Dialogue]) -> Tensor:
-        """Ids (B, L), each turn as `start question answer end`; CLIP's tokenizer warns of turns that it cuts."""
+        """Ids (B, L), each turn as `start question answer end`, padded on the right to the longest dialogue."""
         turns = [[f"{question} {answer}".strip() for question, answer in dialogue] for dialogue in dialogues]
-        texts = list(dict.fromkeys(text for dialogue in turns for text in dialogue))
-        ids = dict(zip(texts, (row[: int(row.argmax()) + 1] for row in self.clip.tokenize(texts)), strict=True))
-        rows = [torch.cat([ids[text] for text in dialogue]) for dialogue in turns]
+        words = {text: self.clip._encode(text) for dialogue in turns for text in dialogue}
+        ids = {text: [i for i in row if i != self.pad] for text, row in words.items()}  # CLIP pads with a rare "!"
+        rows = [torch.tensor([i for text in dialogue for i in ids[text]]) for dialogue in turns]
+        cut = [len(row) - self.max_length for row in rows if len(row) > self.max_length]
+        if cut:
+            warnings.warn(
+                f"{len(cut)} of {len(rows)} dialogues are longer than {self.max_length} tokens; up to {max(cut)} lost.",
+                stacklevel=3,
+            )
+        room = self.max_length
+        rows = [row if len(row) <= room else torch.cat([row[: room - 1], row[-1:]]) for row in rows]
         return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.pad)
 
     def tokenize_captions(self, captions: list[str]) -> Tensor:
@@ -84,4 +89,17 @@ class ClipTowers(nn.Module):
 
     def words(self, ids: Tensor) -> list[str]:
         """The tokens of one dialogue (L,) as readable pieces, padding left out."""
-        return [self.clip._tokenizer[0].decode([i]).strip() for i in ids[ids != self.pad].tolist()]
+        marks = {self.start: "[turn]", self.end: "[end]"}
+        decode = self.clip._tokenizer[0].decode
+        return [marks.get(i) or decode([i]).strip() for i in ids[ids != self.pad].tolist()]
+
+
+def _stretch(text: nn.Module, length: int) -> None:
+    """Gives a text tower of open_clip `length` positions, in place, where it has fewer."""
+    known = text.positional_embedding.detach()
+    if length <= len(known):
+        return
+    rest = interpolate(known[WELL_TRAINED:].T[None], size=length - WELL_TRAINED, mode="linear", align_corners=True)
+    text.positional_embedding = nn.Parameter(torch.cat([known[:WELL_TRAINED], rest[0].T]))
+    text.attn_mask = torch.full((length, length), -torch.inf).triu(1)
+    text.context_length = length

@@ -43,7 +43,7 @@ class ClipConfig(Config):
 
     @classmethod
     def toy(cls) -> "ClipConfig":
-        return cls(epochs=8, batch_size=64, lr=3e-4, weight_decay=0.05)
+        return cls(loss="itc", augment="cfine", epochs=10, batch_size=64, lr=6e-4, weight_decay=0.05)
 
 
 class Clip(Method):
@@ -56,7 +56,7 @@ class Clip(Method):
         unknown = set(config.views) - {"text", "sketch"}
         if unknown or not config.views or config.loss not in ("itc", "sdm"):
             raise ConfigError(
-                f"clip takes loss 'itc' or 'sdm' and views of 'text' and 'sketch'; got {config.loss!r} and {config.views}."
+                f"clip takes loss 'itc' or 'sdm', views of 'text' and 'sketch'; got {config.loss!r} and {config.views}."
             )
         self.config = config
         self.clip = create_clip(config.backbone, config.image_size, config.pretrained)
