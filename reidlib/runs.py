@@ -1,4 +1,4 @@
-"""A run's folder: what was run (config.json), what came out (metrics.json, per_query.npz), and loading its model again."""
+"""A run's folder: what was run, what came out of it, and loading its model again."""
 
 import hashlib
 import json
@@ -14,7 +14,8 @@ import numpy as np
 from reidlib import methods, paths
 from reidlib.config import Config
 from reidlib.data import PersonData
-from reidlib.errors import CheckpointError
+from reidlib.devices import pick_device
+from reidlib.errors import CheckpointError, ReidError
 from reidlib.evaluation import Ranks
 from reidlib.methods.base import Method
 from reidlib.training import checkpoints
@@ -46,7 +47,7 @@ class Run:
         )
 
     def add(self, rows: list[dict], ranks: Mapping[str, Ranks], **labels) -> None:
-        """Adds the rows of an evaluation, each with `labels` (method, label, dataset, seed), and writes metrics.json."""
+        """Adds the rows of an evaluation with `labels` (method, label, dataset, seed) and writes metrics.json."""
         self.rows += [{**labels, **row} for row in rows]
         for task, found in ranks.items():
             key = "|".join(str(labels.get(name, "")) for name in ("method", "label", "dataset", "seed")) + f"|{task}"
@@ -70,7 +71,7 @@ class Run:
 
 
 def load_model(run: str, part: str = "", which: str = "best") -> Method:
-    """The trained model of a run, on the CPU in evaluation mode; `part` names the sub-folder of one of several trainings.
+    """The trained model of a run, on the CPU in evaluation mode; `part` is the folder of one of several trainings.
 
     Raises CheckpointError when the run has none.
     """
@@ -81,19 +82,50 @@ def load_model(run: str, part: str = "", which: str = "best") -> Method:
     return model.eval()
 
 
-def trained(method: str = "") -> list[tuple[str, str]]:
-    """(run, part) of every finished training under outputs/, of one method or of all, newest last."""
+def trained(method: str = "", **described) -> list[tuple[str, str]]:
+    """(run, part) of every finished training under outputs/, newest last.
+
+    Of one method or of all; `described` asks for values in the run's config.json, such as dataset="toy", seed=0.
+    """
     files = sorted(paths.outputs_dir().glob("*/**/checkpoint/best.json"), key=lambda file: file.stat().st_mtime)
     found = []
     for file in files:
-        try:
-            name = json.loads(file.read_text())["method"]
-        except (ValueError, KeyError, OSError) as error:
-            raise CheckpointError(f"{file} should be the JSON beside a checkpoint and is not ({error}).") from error
+        name = _json(file, "the JSON beside a checkpoint").get("method")
         run, *part = file.parent.parent.relative_to(paths.outputs_dir()).parts
-        if method in ("", name):
+        description = paths.outputs_dir() / run / "config.json"
+        fits = not described or (
+            description.is_file() and described.items() <= _json(description, "the description of a run").items()
+        )
+        if fits and method in ("", name):
             found.append((run, str(Path(*part)) if part else ""))
     return found
+
+
+def _json(file: Path, kind: str) -> dict:
+    try:
+        return dict(json.loads(file.read_text()))
+    except (ValueError, TypeError, OSError) as error:
+        raise CheckpointError(f"{file} should be {kind} and is not ({error}).") from error
+
+
+def searcher(*kinds: str, run: str = "") -> tuple[Method, str]:
+    """A model to search with, on the device there is, and one sentence that says which.
+
+    It is that of `run` ("<run>" or "<run>/<part>"), else of the newest training that takes one of these kinds of query
+    ("text", "sketch", ...), else the small CLIP as it comes. Raises ReidError where `run` takes none of them.
+    """
+    wanted = [tuple(run.split("/", 1))] if run else reversed(trained())
+    for name, *part in wanted:
+        model = load_model(name, *part)
+        if set(kinds) & set(model.queries):
+            where = "/".join(filter(None, (name, *part)))
+            return model.to(pick_device()), f"The model is {model.name} from the run {where}."
+        if run:
+            raise ReidError(
+                f"The run {run} takes queries by {', '.join(model.queries)}; expected {' or '.join(kinds)}."
+            )
+    model = methods.create("clip", {"views": ["text", "sketch"]}).eval().to(pick_device())
+    return model, "No run has trained a model that fits, so this is the small CLIP as it comes (zero-shot)."
 
 
 def fingerprint(data: PersonData) -> str:

@@ -23,7 +23,7 @@ def data_pixels(data: PersonData, size: tuple[int, int]) -> PixelCache:
 class TrainSet(Dataset):
     """The training split as items of one picture each with what `needs` names ("captions", "sketches", "dialogues").
 
-    An epoch visits every caption (or every dialogue) once with its picture. Without words, it visits photos or sketches,
+    An epoch visits every caption (or dialogue) once with its picture. Without words, it visits photos or sketches,
     whichever are more, once, each with a partner of the same person drawn anew every epoch. Where a sketch belongs to
     the person and not to the picture, it is drawn anew as well, and so is whether a caption is replaced by its
     back-translation (with probability `back_translation`). Everything drawn depends on (seed, epoch) alone, so an

@@ -2,6 +2,6 @@
 
 from reidlib.evaluation.encoding import Encoder
 from reidlib.evaluation.metrics import Ranks, rank, top_k
-from reidlib.evaluation.protocols import Task, evaluate, tasks
+from reidlib.evaluation.protocols import Task, evaluate, over_trials, tasks
 
-__all__ = ["Encoder", "Ranks", "Task", "evaluate", "rank", "tasks", "top_k"]
+__all__ = ["Encoder", "Ranks", "Task", "evaluate", "over_trials", "rank", "tasks", "top_k"]

@@ -1,7 +1,7 @@
 """The ways people are searched for: by caption, by sketch, by both, by dialogue; what counts as found in each."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +110,26 @@ def evaluate(encoder: Encoder, todo: Iterable[Task]) -> tuple[list[dict], dict[s
     return rows, ranks
 
 
+def over_trials(found: Sequence[tuple[list[dict], dict[str, Ranks]]]) -> tuple[list[dict], dict[str, Ranks]]:
+    """What `evaluate` gave for each trial of a data set as one: every metric's mean, its spread over trials beside it
+    as `<metric> spread` (sample standard deviation), and the ranks of all queries, trial after trial."""
+    if len(found) == 1:
+        return found[0]
+    rows = []
+    for same in zip(*(rows for rows, _ in found), strict=True):
+        row = same[0] | {"trials": len(found)}
+        for name in [name for name, value in same[0].items() if isinstance(value, float)]:
+            values = [each[name] for each in same]
+            row |= {name: float(np.mean(values)), f"{name} spread": float(np.std(values, ddof=1))}
+        rows.append(row)
+    joined = {task: _joined([ranks[task] for _, ranks in found]) for task in found[0][1]}
+    return rows, joined
+
+
+def _joined(parts: Sequence[Ranks]) -> Ranks:
+    return Ranks(*(np.concatenate(column) for column in zip(*map(astuple, parts), strict=True)))
+
+
 def tasks(data: PersonData, split: str, kinds: Iterable[str]) -> list[Task]:
     """Every task of `kinds` ("text", "sketch", "sketch+text", "dialogue") that the split has queries for."""
     makers = {"text": text_task, "sketch": sketch_task, "sketch+text": composed_task, "dialogue": dialogue_task}
@@ -121,7 +141,7 @@ def tasks(data: PersonData, split: str, kinds: Iterable[str]) -> list[Task]:
 
 
 def text_task(data: PersonData, split: str, leave_out_source: bool = False) -> Task:
-    """Every caption finds pictures of its person. Leaving out the picture it describes makes it comparable to sketches."""
+    """Every caption finds its person. Leaving out the picture it describes makes it comparable to sketches."""
     rows = _gallery(data, split)
     queries = rows.frame.explode("captions").dropna(subset="captions")
     if data.sketch_of == "person":  # captions describe the person and stand on each picture's row

@@ -14,7 +14,7 @@ METHODS = {
     "cffa": ("cffa", "CFFA", "CFFAConfig"),
     "interactreid-1": ("interactreid", "InteractReIDAdapt", "AdaptConfig"),
     "interactreid": ("interactreid", "InteractReIDInvert", "InvertConfig"),
-    "diana-1": ("diana", "DiaNA", "DianaPretrainConfig"),
+    "diana-1": ("diana", "DiaNAPretrain", "DianaPretrainConfig"),
     "diana": ("diana", "DiaNA", "DianaConfig"),
 }
 

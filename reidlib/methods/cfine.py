@@ -63,7 +63,7 @@ class CFineConfig(Config):
     fine_weight: float = 1.0  # of the fine-grained one
     cross_temperature: float = 0.07
     fine_temperature: float = 0.01
-    text_lr: float = 1e-3  # of the text encoder; the toy one starts from random weights
+    text_lr: float = 1e-3  # of the text encoder; the toy one starts from little more than random weights
     head_lr: float = 1e-3  # of everything else
 
     @classmethod
@@ -98,7 +98,17 @@ class CFineConfig(Config):
 
     @classmethod
     def toy(cls) -> Self:
-        return cls(augment="cfine", epochs=8, lr=3e-4, optimizer="adam", weight_decay=0.0)
+        return cls(
+            augment="cfine",
+            text_length=60,
+            epochs=6,
+            batch_size=32,
+            optimizer="adam",
+            lr=5e-5,  # a larger one fits the few training people and finds fewer of the others
+            weight_decay=0.0,
+            ranking_weight=1.0,  # the official sum, times 10, makes all tokens of a raw text encoder equal
+            ranking_reduction="mean",
+        )
 
 
 class Features(NamedTuple):
@@ -290,7 +300,7 @@ class CFine(Method):
         for field, allowed in CHOICES.items():
             if getattr(config, field) not in allowed:
                 raise ConfigError(f"{field} should be one of {', '.join(allowed)} and is {getattr(config, field)!r}.")
-        self.config = config
+        self.config, self.num_classes = config, num_classes
         self.clip = _image_tower(clip or create_clip(config.backbone, config.image_size, config.pretrained))
         self.bert = text or create_text_encoder(config.text_encoder, config.text_length, self.clip.image_width)
         if self.clip.image_width != self.bert.width:

@@ -68,7 +68,7 @@ class DianaConfig(Config):
     caption_system: bool = False  # a single caption gets the system prompt too
     caption_questions: tuple[str, ...] = CAPTION_QUESTIONS
     clean_captions: bool = False
-    max_length: int = 400  # tokens; language models only
+    max_length: int = 224  # tokens of a dialogue; longer ones lose their end
 
     @classmethod
     def paper(cls) -> Self:
@@ -90,7 +90,7 @@ class DianaConfig(Config):
 
     @classmethod
     def toy(cls) -> Self:
-        return cls(epochs=4, batch_size=32, lr=1e-4, head_lr=5.0, num_queries=8, select_by="d2i R@1")
+        return cls(**_toy(), epochs=7, select_by="d2i R@1")
 
 
 @dataclass
@@ -123,11 +123,24 @@ class DianaPretrainConfig(DianaConfig):
 
     @classmethod
     def toy(cls) -> Self:
-        return cls(epochs=3, batch_size=64, lr=1e-4, head_lr=5.0, num_queries=8)
+        return cls(**_toy(), epochs=12)
+
+
+def _toy() -> dict[str, Any]:
+    """What both stages of the toy preset share; with so few steps, masked words cost more than they teach."""
+    return {
+        "batch_size": 32,
+        "lr": 3e-4,
+        "head_lr": 3.0,
+        "num_queries": 8,
+        "init_scale": 20.0,
+        "masking": 0.0,
+        "augment": "cfine",
+    }
 
 
 def _paper() -> dict[str, Any]:
-    """What both stages share."""
+    """What both stages of the paper preset share."""
     return {
         "towers": "transformers",
         "image_tower": "microsoft/swinv2-base-patch4-window12-192-22k",
@@ -174,6 +187,20 @@ class Refiner(nn.Module):
         """Where each query looks, averaged over heads: (B, K, N), rows sum to 1."""
         return self._look(tokens, padding, need_weights=True)[1]
 
+    @torch.no_grad()
+    def begin_as_means(self) -> None:
+        """Lets every attribute start as a mean of the tokens, each with weights of its own: those that point the way of
+        its query count more. Where both towers share a space, such means can be compared at once, whereas from random
+        weights the refiner first has to find out that anything depends on its input.
+        """
+        nn.init.normal_(self.attr_query_token)
+        self.cross_attn.in_proj_weight.copy_(torch.eye(self.cross_attn.embed_dim).repeat(3, 1))
+        nn.init.eye_(self.cross_attn.out_proj.weight)
+        for block in self.transformer.resblocks:
+            for last in (block.attn.out_proj, block.mlp.c_proj):
+                nn.init.zeros_(last.weight)
+                nn.init.zeros_(last.bias)
+
     def _look(self, tokens: Tensor, padding: Tensor | None, need_weights: bool = False) -> tuple[Tensor, Tensor | None]:
         queries = self.attr_query_token.expand(len(tokens), -1, -1)
         return self.cross_attn(queries, tokens, tokens, key_padding_mask=padding, need_weights=need_weights)
@@ -208,7 +235,7 @@ class DiaNA(Method):
     queries = ("text", "dialogue")
     config: DianaConfig
 
-    def __init__(self, config: DianaConfig, towers: nn.Module | None = None):
+    def __init__(self, config: DianaConfig, num_classes: int = 0, *, towers: nn.Module | None = None):
         super().__init__()
         _check(config)
         self.config = config
@@ -225,6 +252,8 @@ class DiaNA(Method):
             nn.init.zeros_(projection.bias)
         refined = config.refined_weight > 0
         self.refiner = Refiner(width, config.num_queries, config.refiner_layers) if refined else None
+        if clip and refined:
+            self.refiner.begin_as_means()
         self.logit_scale = nn.Parameter(torch.tensor(math.log(config.init_scale)))
 
     # -- queries and pictures --------------------------------------------------------------------------------------
@@ -289,7 +318,7 @@ class DiaNA(Method):
             if refine:
                 attributes = (self.gather(side.attributes) for side in (texts, images))
                 refined = refined_similarity(*attributes, self.config.reduction)
-                losses |= self._matching(scale * refined, targets, self.config.refined_weight, "refined ")
+                losses |= self._matching(scale * refined, targets, self.config.refined_weight, "refined_")
         return losses
 
     def _matching(self, logits: Tensor, targets: Tensor, weight: float, prefix: str) -> dict[str, Tensor]:
@@ -313,13 +342,12 @@ class DiaNA(Method):
         return [group for group in groups if group["params"]]
 
     def start_from(self, state: dict[str, Tensor], source: object = "the checkpoint") -> None:
-        """Takes the weights of the first stage; where it had another number of attributes, the queries start anew."""
+        """Takes the weights of the first stage, without a refiner if this model has none; where the first stage had
+        another number of attributes, the queries start anew."""
         queries = "refiner.attr_query_token"
-        if (
-            self.refiner is not None
-            and queries in state
-            and state[queries].shape != self.refiner.attr_query_token.shape
-        ):
+        if self.refiner is None:
+            state = {name: tensor for name, tensor in state.items() if not name.startswith("refiner.")}
+        elif queries in state and state[queries].shape != self.refiner.attr_query_token.shape:
             state = state | {queries: self.refiner.attr_query_token.detach()}
         load_state(self, state, source=source)
 
@@ -352,10 +380,16 @@ class DiaNA(Method):
         return torch.cat(parts, dim=1)
 
 
+class DiaNAPretrain(DiaNA):
+    """Stage 1: the same model, on single captions; its checkpoints say so."""
+
+    name = "diana-1"
+
+
 def create_towers(config: DianaConfig) -> nn.Module:
     """The two towers that a configuration names."""
     if config.towers == "clip":
-        return ClipTowers(create_clip(config.backbone, config.image_size, config.pretrained))
+        return ClipTowers(create_clip(config.backbone, config.image_size, config.pretrained), config.max_length)
     return TransformerTowers.by_name(
         config.image_tower,
         config.text_tower,

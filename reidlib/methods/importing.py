@@ -41,7 +41,7 @@ def read_state(path: str | Path, *keys: str, allow: Iterable[type] = ()) -> dict
 
 
 def plain_state(content: object, source: object = "the checkpoint") -> dict[str, Tensor]:
-    """Name -> float32 tensor (whole numbers stay), prefixes `module.` dropped; CheckpointError if it is no such thing."""
+    """Name -> float32 tensor (whole numbers stay), without `module.`; CheckpointError if it is no such thing."""
     if not isinstance(content, dict) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()
     ):

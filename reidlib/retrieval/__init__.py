@@ -3,7 +3,7 @@
 from reidlib.retrieval.gallery import Gallery, encode_folder, find_pictures
 from reidlib.retrieval.index import GalleryIndex
 from reidlib.retrieval.policies import PolicyRun, bri, run_policy
-from reidlib.retrieval.questions import DEFAULT_QUESTIONS, Question, QuestionBank, make_questions
+from reidlib.retrieval.questions import DEFAULT_QUESTIONS, Question, QuestionBank, make_questions, questions_about
 from reidlib.retrieval.session import QuerySession
 from reidlib.retrieval.witness import Witness
 
@@ -20,5 +20,6 @@ __all__ = [
     "encode_folder",
     "find_pictures",
     "make_questions",
+    "questions_about",
     "run_policy",
 ]

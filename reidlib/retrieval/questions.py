@@ -78,6 +78,15 @@ def make_questions(attributes: Mapping[str, Sequence[str]]) -> list[Question]:
     return [_question(key, tuple(values)) for key, values in attributes.items() if len(values) > 1]
 
 
+def questions_about(known: Sequence[Mapping[str, str]]) -> list[Question]:
+    """A question for each attribute that annotations of people name and differ in; `DEFAULT_QUESTIONS` without any."""
+    values: dict[str, set[str]] = {}
+    for person in known:
+        for key, value in person.items():
+            values.setdefault(key, set()).add(value)
+    return make_questions({key: sorted(seen) for key, seen in values.items()}) or DEFAULT_QUESTIONS
+
+
 def _question(key: str, values: tuple[str, ...]) -> Question:
     words = key.replace("_", " ")
     plain = f"What is the person's {words}?", f"a person with {words} {{}}", ()
@@ -112,6 +121,9 @@ class QuestionBank:
     p(answer | picture) = softmax over the answers of `SHARPNESS` * z, where z is the picture's similarity to the
     phrase, less the phrase's mean over the gallery, in units of the spread over all phrases. One unit for the whole
     bank keeps a question the method is blind to nearly uniform, so that it promises nothing.
+
+    `evidence` holds, by (question, phrase), what an answer says beyond its question: the phrase's embedding less the
+    mean over the question's answers.
     """
 
     def __init__(self, embedder: Embedder, index: GalleryIndex, questions: Sequence[Question] | None = None):
@@ -121,6 +133,12 @@ class QuestionBank:
             raise ConfigError("The questions need different keys, and there must be at least one.")
         embedder.require("text", "dialogue")
         self.phrases = embedder.texts([phrase for question in self.questions for phrase in question.phrases])
+        parts = self.phrases.split([len(question.answers) for question in self.questions])
+        self.evidence = {
+            (question.text, phrase): told
+            for question, part in zip(self.questions, parts, strict=True)
+            for phrase, told in zip(question.phrases, part - part.mean(0), strict=True)
+        }
         sample = list(index.ids)[:: -(-len(index) // SAMPLE)]
         similarity = index.vectors(sample) @ self.phrases.T
         self.centre = similarity.mean(0)

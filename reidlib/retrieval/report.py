@@ -10,6 +10,7 @@ from reidlib.retrieval.index import write_text
 from reidlib.retrieval.session import QuerySession
 
 RESULTS = 50
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Search report</title>
 <style>
@@ -30,12 +31,17 @@ small {{ color: #667; overflow-wrap: anywhere; }}
 
 
 def write_csv(session: QuerySession, path: Path, k: int = RESULTS) -> None:
-    """Columns rank, image (path in the gallery), score, mark."""
+    """Columns rank, image (path in the gallery), score, mark.
+
+    A path that a spreadsheet would run as a formula starts with an apostrophe in the file.
+    """
     out = StringIO()
     table = csv.writer(out, lineterminator="\n")
     table.writerow(["rank", "image", "score", "mark"])
     for rank, (row, image, score) in enumerate(session.results(k), 1):
-        table.writerow([rank, image, f"{score:.6f}", session.marks.get(row, "")])
+        table.writerow(
+            [rank, f"'{image}" if image.startswith(FORMULA) else image, f"{score:.6f}", session.marks.get(row, "")]
+        )
     write_text(path, out.getvalue())
 
 

@@ -19,7 +19,7 @@ from reidlib.methods.base import Method
 from reidlib.retrieval.embedder import OPENING, Dialogue, Embedder
 from reidlib.retrieval.gallery import Gallery
 from reidlib.retrieval.index import write_json
-from reidlib.retrieval.questions import NONE_OF_THESE, NOT_SURE, NOTHING, UNKNOWN, Question, QuestionBank
+from reidlib.retrieval.questions import ANYONE, NONE_OF_THESE, NOT_SURE, NOTHING, UNKNOWN, Question, QuestionBank
 
 # Rocchio's weights of the likes and dislikes against a query of weight 1, as in the SMART system.
 LIKED, DISLIKED = 0.75, 0.15
@@ -125,10 +125,14 @@ class QuerySession:
 
     @property
     def text(self) -> str:
-        """All that was said and answered, as one description."""
+        """All that was said and answered, as one description: "a woman, in a red top. She is in a hurry."."""
         said = {"say": "text", "answer": "phrase"}
-        parts = [event[said[event["kind"]]].rstrip(" .") for event in self._told()]
-        return ". ".join(parts) + "." if parts else ""
+        text = ""
+        for event in self._told():
+            part = event[said[event["kind"]]].rstrip(" .")
+            goes_on = text and event["kind"] == "answer" and part.startswith(ANYONE + " ")
+            text += f", {part.removeprefix(ANYONE).strip()}" if goes_on else f"{'. ' if text else ''}{part}"
+        return text and text + "."
 
     @property
     def dialogue(self) -> Dialogue:
@@ -160,8 +164,10 @@ class QuerySession:
     def query(self) -> torch.Tensor | None:
         """The embedding (D,) of all that was said, drawn and marked; None before anything was.
 
-        Words and a sketch are composed by the method where it can, else the unit vectors are added. The marks then
-        move the unit vector by Rocchio's rule, q + 0.75 mean(liked) - 0.15 mean(disliked), at the length it had.
+        Words and a sketch are composed by the method where it can, else the unit vectors are added. A word more moves
+        the embedding of a long description little, so the sum of the answers' `QuestionBank.evidence` is added to it,
+        both as unit vectors; without, R@1 falls again after a few questions. The marks then move the unit vector by
+        Rocchio's rule, q + 0.75 mean(liked) - 0.15 mean(disliked), at the length it had.
         """
         told = self._told_query()
         liked, disliked = self._marked("like"), self._marked("dislike")
@@ -254,7 +260,12 @@ class QuerySession:
         if self.embedder.takes("dialogue"):
             turns = self.dialogue
             return self._once(("dialogue", *turns), lambda: self.embedder.dialogues([turns]))
-        return self._once(("text", self.text), lambda: self.embedder.texts([self.text]))
+        told = self._once(("text", self.text), lambda: self.embedder.texts([self.text]))
+        answers = [(event["question"], event["phrase"]) for event in self._told() if event["kind"] == "answer"]
+        evidence = [self.bank.evidence[answer] for answer in answers if answer in self.bank.evidence]
+        if not evidence:
+            return told
+        return F.normalize(F.normalize(told, dim=0) + F.normalize(sum(evidence), dim=0), dim=0) * told.norm()
 
     def _once(self, key: tuple, embed) -> torch.Tensor:
         """Keeps embeddings by what was embedded, so that marks and undo cost no pass through the network."""

@@ -7,10 +7,16 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from reidlib.data import load
+from reidlib.data.batches import data_pixels
 from reidlib.errors import CheckpointError, ConfigError
+from reidlib.evaluation import Encoder, evaluate, tasks
 from reidlib.methods import cffa
 from reidlib.methods.cffa import CFFA, CFFAConfig, group_of, import_official, select_patches, select_words
+from reidlib.paths import run_dir
+from reidlib.runs import load_model
 from reidlib.tests import official_names as names
+from reidlib.training import fit
 
 CAPTIONS = ["a man in a red coat and black shoes", "woman", "a boy with a bag", "the same boy, seen from behind"]
 START, END = 49406, 49407
@@ -166,6 +172,22 @@ def test_groups_hold_every_trained_parameter_once(model):
 def test_unknown_options_are_refused(field):
     with pytest.raises(ConfigError, match=field):
         build(**{field: "median"})
+
+
+def test_training_finds_people_and_its_model_loads_again(toy_root):
+    data = load("toy", toy_root)
+    torch.manual_seed(0)
+    config = CFFAConfig.preset("toy", batch_size=32, epochs=6)
+    model = CFFA(config, data.split("train")["pid"].nunique())
+    encoder = Encoder(model, data_pixels(data, config.image_size))
+    task = tasks(data, "train", ["text"])
+    before = evaluate(encoder, task)[0][0]["mAP"]
+    rows = list(fit(model, data, config, run_dir("test-cffa")))
+    after = evaluate(Encoder(model, encoder.pixels), task)[0][0]["mAP"]
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert after > before + 5
+    again = load_model("test-cffa")
+    assert_close(Encoder(again, encoder.pixels).texts(CAPTIONS), Encoder(model, encoder.pixels).texts(CAPTIONS))
 
 
 # -- official checkpoints ------------------------------------------------------------------------------------------

@@ -8,17 +8,24 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from reidlib.backbones.bert import create_text_encoder
+from reidlib.data import load
+from reidlib.data.batches import data_pixels
 from reidlib.errors import CheckpointError, ConfigError, ReidError
+from reidlib.evaluation import Encoder, evaluate, tasks
 from reidlib.methods import cfine
 from reidlib.methods.cfine import CFine, CFineConfig, import_official
+from reidlib.paths import run_dir
+from reidlib.runs import load_model
 from reidlib.tests import official_names as names
+from reidlib.training import fit
 
 CAPTIONS = ["a man in a red coat and black shoes", "woman", "a boy with a bag", "the same boy, seen from behind"]
 
 
 def build(**overrides) -> CFine:
     torch.manual_seed(0)
-    return CFine(CFineConfig.preset("toy", backbone="toy-random", **overrides), num_classes=3)
+    config = CFineConfig.preset("toy", backbone="toy-random", text_encoder="toy-random", **overrides)
+    return CFine(config, num_classes=3)
 
 
 @pytest.fixture(scope="module")
@@ -124,10 +131,27 @@ def test_text_encoder_that_is_not_at_hand_gives_one_sentence(monkeypatch):
 
 
 def test_long_captions_keep_their_end():
-    encoder = create_text_encoder("toy", 6, 64)
+    encoder = create_text_encoder("toy-random", 6, 64)
     with pytest.warns(UserWarning, match="1 of 2 texts"):
         ids = encoder.tokenize(["one two three four five six", "man"])
+    assert encoder.pieces(ids[1, :3]) == ["<start_of_text>", "man", "<end_of_text>"]
     assert ids.shape == (2, 6) and ids[0, -1] == ids[1, 2] and (ids[1, 3:] == encoder.pad).all()
+
+
+def test_training_finds_people_and_its_model_loads_again(toy_root):
+    data = load("toy", toy_root)
+    torch.manual_seed(0)
+    config = CFineConfig.preset("toy", lr=3e-4, warmup_epochs=0.5)
+    model = CFine(config, data.split("train")["pid"].nunique())
+    encoder = Encoder(model, data_pixels(data, config.image_size))
+    task = tasks(data, "train", ["text"])
+    before = evaluate(encoder, task)[0][0]["mAP"]
+    rows = list(fit(model, data, config, run_dir("test-cfine")))
+    after = evaluate(Encoder(model, encoder.pixels), task)[0][0]["mAP"]
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert after > before + 20
+    again = load_model("test-cfine")
+    assert_close(Encoder(again, encoder.pixels).texts(CAPTIONS), Encoder(model, encoder.pixels).texts(CAPTIONS))
 
 
 # -- official checkpoints ------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ def tiny_llama(vocabulary_size: int):
 @pytest.fixture(scope="module", params=["llama3-like", "clip-bpe", "clip"])
 def towers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     if request.param == "clip":
-        return ClipTowers(create_clip("toy-random"))
+        return ClipTowers(create_clip("toy-random"), max_length=10_000)
     if request.param == "clip-bpe":
         vocabulary = Vocabulary.clip_bpe()
     else:
@@ -155,16 +155,32 @@ def test_what_is_too_long_is_cut_at_its_end_and_counted():
     assert ids.shape == (2, 20) and ids[0, 0] == vocabulary.bos
 
 
-def test_clip_reads_each_turn_on_its_own():
-    towers = ClipTowers(create_clip("toy-random")).eval()
+def test_clip_reads_all_turns_as_one_text_and_each_end_sums_up_the_turns_so_far():
+    towers = ClipTowers(create_clip("toy-random"), max_length=100).eval()
     ids = towers.tokenize([TALK, TALK[:1]])
     with torch.no_grad():
-        turns = towers.clip.encode_text(towers.clip.tokenize([f"{q} {a}" for q, a in TALK]))
+        first = towers.clip.encode_text(towers.clip.tokenize([" ".join(TALK[0])]))[0]
         pooled, dense = towers.encode_text(ids)
-    torch.testing.assert_close(pooled, torch.stack([turns.mean(dim=0), turns[0]]), atol=1e-5, rtol=1e-4)
+        cut, _ = towers.encode_text(towers.tokenize([TALK[:2]]))
     ends = dense[0][ids[0] == towers.end]
-    torch.testing.assert_close(ends, turns, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(ends[:2], torch.stack([first, cut[0]]), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(pooled, torch.stack([ends[2], first]), atol=1e-5, rtol=1e-4)
     assert towers.pad == PAD and dense.shape == (*ids.shape, towers.text_width)
+
+
+def test_clip_positions_are_stretched_and_short_texts_stay_what_they_were():
+    plain, clip = create_clip("toy-random"), create_clip("toy-random")
+    clip.load_state_dict(plain.state_dict())
+    towers = ClipTowers(clip, max_length=200).eval()
+    ids = plain.tokenize(["a man in a red coat"])
+    with torch.no_grad():
+        torch.testing.assert_close(clip.encode_text(ids), plain.encode_text(ids), atol=1e-5, rtol=1e-4)
+        old, new = plain.model.positional_embedding, clip.model.positional_embedding
+    assert new.shape == (200, old.shape[1])
+    torch.testing.assert_close(new[[0, 19, 20, 199]], old[[0, 19, 20, 76]])
+    with pytest.warns(UserWarning, match="1 of 1 dialogues are longer than 200 tokens"):
+        long = towers.tokenize([TALK * 20])
+    assert long.shape == (1, 200) and long[0, -1] == towers.end
 
 
 def test_a_model_that_is_not_here_is_named_with_what_to_fetch():

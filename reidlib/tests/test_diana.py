@@ -9,16 +9,23 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from reidlib.backbones.transformers import LLAMA, SWINV2, TransformerTowers
+from reidlib.data import PersonData, load
+from reidlib.data.batches import data_pixels
 from reidlib.errors import CheckpointError, ConfigError
+from reidlib.evaluation import Encoder, evaluate
+from reidlib.evaluation.protocols import dialogue_task, text_task
 from reidlib.methods.diana import (
     MODES,
     REDUCTIONS,
     DiaNA,
     DianaConfig,
+    DiaNAPretrain,
     DianaPretrainConfig,
     import_official,
     refined_similarity,
 )
+from reidlib.runs import load_model, trained
+from reidlib.training import fit
 
 TALKS = [
     [("What top?", f"a {colour} coat"), ("What bag?", f"a {bag}"), ("And shoes?", f"{shoes} ones")]
@@ -140,7 +147,7 @@ def test_evaluation_neither_masks_nor_cuts():
     data = batch(model)
     with torch.no_grad():
         first, second = model.losses(data), model.losses(data)
-    assert first == second and set(first) == {"itc", "sdm", "refined itc", "refined sdm"}
+    assert first == second and set(first) == {"itc", "sdm", "refined_itc", "refined_sdm"}
 
 
 # -- the two stages ----------------------------------------------------------------------------------------------------
@@ -180,6 +187,9 @@ def test_the_second_stage_starts_from_the_first_with_another_number_of_attribute
     second.start_from(first.state_dict())
     assert torch.equal(second.text_projection.weight, first.text_projection.weight)
     assert torch.equal(second.refiner.attr_query_token, queries)
+    bare = build(refined_weight=0.0)
+    bare.start_from(first.state_dict())
+    assert torch.equal(bare.text_projection.weight, first.text_projection.weight)
 
 
 @pytest.mark.parametrize(("towers", "steps"), [("clip", 20), ("transformers", 40)])
@@ -243,6 +253,43 @@ def test_parameter_groups_hold_everything_once_and_decay_matrices_and_temperatur
     assert where[id(model.refiner.attr_query_token)] == pytest.approx((5.0, True))
     assert where[id(model.text_projection.bias)] == pytest.approx((5.0, False))
     assert where[id(model.towers.language.norm.weight)] == pytest.approx((1.0, False))
+
+
+# -- end to end --------------------------------------------------------------------------------------------------------
+
+
+def measured(model: DiaNA, data: PersonData, rounds: int = 0) -> float:
+    """mAP of the training people's dialogues, cut to so many rounds."""
+    encoder = Encoder(model, data_pixels(data, model.image_size))
+    return evaluate(encoder, [dialogue_task(data, "train", rounds)])[0][0]["mAP"]
+
+
+def test_training_learns_and_later_rounds_help(toy_root, tmp_path):
+    data = load("toy", toy_root)
+    config = DianaConfig.preset("toy", epochs=6)
+    model = DiaNA(config)
+    before = measured(model, data)
+    list(fit(model, data, config, tmp_path, select=[]))
+    first, whole = measured(model, data, rounds=1), measured(model, data)
+    assert whole > before + 4 and whole > first + 8, (before, first, whole)
+
+
+def test_both_stages_with_language_models_and_what_a_run_remembers(toy_root, monkeypatch, tmp_path):
+    monkeypatch.setenv("REIDLIB_OUTPUTS", str(tmp_path))
+    tiny = {"towers": "transformers", "max_steps": 4, "system": ""} | TINY
+    data = load("toy", toy_root)
+    pretraining = DianaPretrainConfig.preset("toy", **tiny)
+    list(fit(DiaNAPretrain(pretraining), data, pretraining, tmp_path / "one", select=[text_task(data, "val")]))
+    first = load_model("one")
+    config = DianaConfig.preset("toy", **tiny)
+    model = DiaNA(config)
+    model.start_from(first.state_dict())
+    rows = list(fit(model, data, config, tmp_path / "two", select=[dialogue_task(data, "val")]))
+    again = load_model("two")
+    assert type(first) is DiaNAPretrain and first.config == pretraining
+    assert type(again) is DiaNA and again.config == config
+    assert math.isfinite(rows[-1]["refined_sdm"]) and not torch.equal(again.logit_scale, first.logit_scale)
+    assert trained("diana-1") == [("one", "")] and trained("diana") == [("two", "")]
 
 
 # -- towers and settings -----------------------------------------------------------------------------------------------

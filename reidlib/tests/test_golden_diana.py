@@ -83,7 +83,7 @@ def test_losses_and_gradients(model: DiaNA, batch: dict[str, Tensor]):
     sum(losses.values()).backward()
     torch.testing.assert_close(losses["itc"], golden["out/loss_itc"], **TOLERANCE)
     torch.testing.assert_close(losses["sdm"], golden["out/loss_sdm"], **TOLERANCE)
-    torch.testing.assert_close(losses["refined itc"] + losses["refined sdm"], golden["out/loss_refine"], **TOLERANCE)
+    torch.testing.assert_close(losses["refined_itc"] + losses["refined_sdm"], golden["out/loss_refine"], **TOLERANCE)
     torch.testing.assert_close(sum(losses.values()), golden["out/loss"], **TOLERANCE)
     for name, expected in under(golden, "out/grad/").items():
         torch.testing.assert_close(model.get_parameter(name).grad, expected, **TOLERANCE)

@@ -1,5 +1,7 @@
 """Who is looked for, where, and what counts as found."""
 
+import statistics
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from reidlib.config import Config
 from reidlib.data import load
 from reidlib.data.batches import data_pixels
 from reidlib.errors import DataError, ReidError
-from reidlib.evaluation import Encoder, evaluate, rank, tasks
+from reidlib.evaluation import Encoder, evaluate, over_trials, rank, tasks
 from reidlib.evaluation.protocols import answers_task, composed_task, dialogue_task, sketch_task, text_task
 from reidlib.methods.base import Method
 
@@ -111,6 +113,21 @@ def test_pooled_sketches_make_one_query_a_person(toy_root):
     mean = torch.stack([unit[torch.as_tensor(task.query_pids == pid)].mean(0) for pid in pids])
     expected = rank(mean, gallery, torch.as_tensor(pids), torch.as_tensor(task.gallery_pids))
     assert task.rank(queries, gallery).first.tolist() == expected.first.tolist()
+
+
+def test_trials_are_averaged_with_their_spread(toy_root):
+    found = []
+    for trial in (1, 2, 3):
+        task = sketch_task(load("toy/pku-sketch", toy_root, trial=trial), "test")
+        ranks = task.rank(torch.randn(len(task.sketches), 5), torch.randn(len(task.gallery), 5))
+        found.append(([{"task": "s2i", **ranks.summary()}], {"s2i": ranks}))
+    [row], ranks = over_trials(found)
+    values = [rows[0]["mAP"] for rows, _ in found]
+    assert row["mAP"] == pytest.approx(sum(values) / 3)
+    assert row["mAP spread"] == pytest.approx(statistics.stdev(values))
+    assert row["trials"] == 3 and row["n_queries"] == found[0][0][0]["n_queries"]
+    assert ranks["s2i"].first.tolist() == [rank for _, each in found for rank in each["s2i"].first.tolist()]
+    assert over_trials(found[:1]) is found[0]
 
 
 def test_dialogues_by_round(data):

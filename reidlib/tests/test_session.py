@@ -1,6 +1,7 @@
 """Query sessions: what was said, drawn, marked and answered becomes the query that the equations say."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from reidlib.errors import ConfigError, DataError, ReidError
-from reidlib.retrieval import DEFAULT_QUESTIONS, QuerySession, QuestionBank, make_questions
+from reidlib.retrieval import DEFAULT_QUESTIONS, QuerySession, QuestionBank, make_questions, questions_about
 from reidlib.retrieval.embedder import OPENING, Embedder
 from reidlib.retrieval.questions import information_gain
 from reidlib.retrieval.session import MORE
@@ -82,6 +83,24 @@ def test_sketch_and_words_are_composed_where_the_method_can(gallery):
     session.draw(sketch)
     session.say("a red top")
     torch.testing.assert_close(session.query(), Embedder(Composer()).compose(sketch, "a red top.")[0])
+
+
+def test_answers_read_as_one_sentence_and_count_for_what_they_say_beyond_the_question(gallery):
+    asked = [replace(QUESTIONS[0], phrases=tuple(f"a person in a {c} hat" for c in QUESTIONS[0].answers)), QUESTIONS[1]]
+    session = QuerySession(AttributeModel(), gallery, asked)
+    session.say("a blue top.")
+    for question, answer in zip(asked, ("red", "green"), strict=True):
+        session.ask(question)
+        session.answer(answer)
+    session.ask(asked[1])
+    session.answer("not sure")
+    assert session.text == "a blue top, in a red hat. a green top."
+    embed = session.embedder.texts
+    hats, tops = (embed(list(question.phrases)) for question in asked)
+    beyond = hats[asked[0].answers.index("red")] - hats.mean(0) + tops[asked[1].answers.index("green")] - tops.mean(0)
+    told = embed([session.text])[0]
+    expected = F.normalize(told / told.norm() + beyond / beyond.norm(), dim=0) * told.norm()
+    torch.testing.assert_close(session.query(), expected)
 
 
 def test_a_dialogue_goes_to_a_method_that_converses(gallery):
@@ -239,6 +258,15 @@ def test_a_damaged_file_is_a_sentence_not_a_traceback(content, gallery, tmp_path
     except ReidError:
         return
     session.results(3)  # what loads, works
+
+
+def test_questions_are_about_what_annotations_differ_in():
+    known = [{"hat": "cap", "sex": "man", "top_colour": "red"}, {"hat": "none", "sex": "man"}, {"top_colour": "blue"}]
+    assert [(question.key, question.answers) for question in questions_about(known)] == [
+        ("hat", ("cap", "none")),
+        ("top_colour", ("blue", "red")),
+    ]
+    assert questions_about([{}, {}]) == questions_about([]) == DEFAULT_QUESTIONS
 
 
 def test_the_question_is_the_one_of_largest_expected_gain(session, gallery):

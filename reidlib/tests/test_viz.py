@@ -188,6 +188,15 @@ def test_selected_patches_frame_the_chosen_and_number_the_best():
     assert shade[0, 0] == 0 and shade[1, 0] == pytest.approx(0.72) and axes.get_title() == "4 of 32 patches"
 
 
+def test_loss_forces_point_against_the_gradient():
+    first, second = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.0, 0.0], [0.0, 2.0]])
+    figure = viz.loss_forces({"distance": lambda a, b: (a - b).square().sum()}, first, second, [0, 1])
+    arrows = [item for item in figure.axes[0].collections if hasattr(item, "U")]
+    assert figure.axes[0].get_title() == "distance = 2.00"
+    np.testing.assert_allclose([arrows[0].U, arrows[0].V], [[-0.7, 0.0], [0.0, 0.7]], atol=1e-6)
+    np.testing.assert_allclose([arrows[1].U, arrows[1].V], [[0.7, 0.0], [0.0, -0.7]], atol=1e-6)
+
+
 def test_words_wrap_and_darken_with_their_weight():
     tokens = (LONG[:400] + " $5 and $6").split()
     weights = np.ones(len(tokens))
@@ -197,6 +206,16 @@ def test_words_wrap_and_darken_with_their_weight():
     assert [text.get_text() for text in shown] == tokens and not overlaps(figure)
     darkness = [sum(text.get_bbox_patch().get_facecolor()[:3]) for text in shown]
     assert np.argmin(darkness) == 3 and len({text.get_position()[1] for text in shown}) > 1
+
+
+def test_hardest_attributes_are_mean_ranks_with_the_hardest_on_top():
+    known = [{"hat": "cap", "bag_colour": "red"}] * 2 + [{"hat": "none", "bag_colour": "red"}] * 3 + [{"hat": "hat"}]
+    axes = viz.hardest_attributes([1, 3, 6, 8, 10, 99], known, least=2).axes[0]
+    bars = dict(zip([label.get_text() for label in axes.get_yticklabels()], axes.patches, strict=True))
+    lengths = {name: bar.get_width() for name, bar in bars.items()}
+    assert lengths == {"hat: cap (2)": 2, "bag colour: red (5)": 5.6, "hat: none (3)": 8}
+    assert list(lengths) == sorted(lengths, key=lengths.get)  # drawn upwards
+    assert axes.lines[0].get_xdata()[0] == pytest.approx(127 / 6)
 
 
 def test_embedding_map_finds_the_main_axes_and_colours_by_value():

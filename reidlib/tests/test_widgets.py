@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import traitlets
 from ipywidgets import HTML
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from reidlib.errors import ReidError
 from reidlib.retrieval import Gallery, GalleryIndex, QuerySession, Question
@@ -22,6 +22,7 @@ from reidlib.tests.attribute_model import (
     picture,
 )
 from reidlib.widgets import ChatSearch, SketchPad, SketchSearch
+from reidlib.widgets.sketchpad import trace
 
 MARKUP = "<img src=x onerror=alert(1)>&\"'"
 LINE = {"points": [[0.1, 0.5], [0.9, 0.5]], "width": 0.05}
@@ -71,6 +72,17 @@ def test_a_tap_is_a_dot_and_an_empty_pad_is_white():
     assert np.asarray(pad.image())[128, 64].max() < 60
     pad.undo()
     assert np.asarray(pad.image()).min() == 255
+
+
+def test_a_traced_drawing_looks_like_itself():
+    drawing = Image.new("L", (64, 128), 255)
+    ImageDraw.Draw(drawing).line([(10, 20), (50, 20), (50, 100)], fill=30, width=2)
+    strokes = trace(drawing)
+    traced = np.argwhere(np.asarray(SketchPad(strokes=strokes).image((64, 128)).convert("L")) < 200)
+    drawn = np.argwhere(np.asarray(drawing) < 200)
+    apart = np.linalg.norm(traced[:, None] - drawn, axis=2)
+    assert apart.min(0).max() < 1.5 and apart.min(1).max() < 1.5
+    assert trace(Image.new("L", (64, 128), 255)) == []
 
 
 def test_undo_and_clear_of_the_pad():
@@ -188,6 +200,20 @@ def test_save_writes_session_table_and_report(chat, gallery):
     assert page.count("<li><img") == 50 and "Said: a red top" in page and "results.csv" in chat.message.value
 
 
+def test_no_cell_of_the_table_is_a_formula(tmp_path):
+    names = ["=1+1.png", "+1.png", "-1.png", "@sum.png", "plain=.png"]
+    for name in names:
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    rows = -np.arange(1, 6, dtype=np.float32)[:, None].repeat(24, 1)  # the scores are negative numbers, and stay
+    gallery = Gallery(GalleryIndex(rows, [{"image": name} for name in names]), tmp_path)
+    chat = ChatSearch(QuerySession(AttributeModel(), gallery, QUESTIONS), folder=tmp_path / "search")
+    chat.send("a red top")
+    chat.save()
+    rows = list(csv.DictReader((chat.folder / "results.csv").open()))
+    assert [row["image"] for row in rows] == ["'=1+1.png", "'+1.png", "'-1.png", "'@sum.png", "plain=.png"]
+    assert all(float(row["score"]) < 0 for row in rows)
+
+
 def test_markup_is_text_everywhere(tmp_path, monkeypatch):
     name = "<b onclick=x>/<script>alert(1)&'.png"
     (tmp_path / "<b onclick=x>").mkdir()
@@ -274,6 +300,15 @@ def test_a_bad_upload_is_one_sentence(sketch):
     with pytest.raises(ReidError, match="uploaded file .* picture"):
         sketch.upload.value = upload(b"<svg onload=alert(1)>")
     assert "the uploaded file" in sketch.message.value and sketch.upload.value == () and sketch.session.history == []
+
+
+def test_a_method_without_words_gets_no_line_for_them(gallery):
+    model = AttributeModel()
+    model.queries = ("sketch",)
+    panel = SketchSearch(QuerySession(model, gallery))
+    assert panel.entry not in leaves(panel)
+    panel.pad.strokes = [LINE]
+    assert panel.cards[0].row == panel.session.results(1)[0][0]
 
 
 def test_a_sentence_is_added_to_the_sketch(sketch):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 import warnings
 from collections.abc import Iterator
@@ -13,7 +14,6 @@ from torch import Tensor
 from reidlib.config import Config
 from reidlib.data import PersonData
 from reidlib.data.batches import TrainSet, data_pixels
-from reidlib.data.images import PixelCache
 from reidlib.data.transforms import BatchAugment
 from reidlib.devices import pick_device, pick_precision
 from reidlib.errors import CheckpointError, ConfigError, ReidError
@@ -125,8 +125,8 @@ class _Trainer:
             workers=config.workers,
             skip=first * config.accumulate,
         )
-        quiet = {"disable": True} if fabric.global_rank else {}  # else as TQDM_DISABLE says
-        for _ in tqdm(range(self.step, stop), desc=f"epoch {epoch + 1}", leave=False, **quiet):
+        quiet = fabric.global_rank > 0 or "TQDM_DISABLE" in os.environ  # which tqdm's notebook bar does not look at
+        for _ in tqdm(range(self.step, stop), desc=f"epoch {epoch + 1}", leave=False, disable=quiet):
             torch.manual_seed(hash((config.seed, self.step, fabric.global_rank)) % 2**31)
             for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
                 group["lr"] = rate * self.factor(self.step)

@@ -1,7 +1,8 @@
 """The figures of the workbook: one call, one matplotlib Figure that is understood without the code."""
 
 from reidlib.viz.attention import attention_on_picture, selected_patches, words
-from reidlib.viz.curves import recall_curves, round_curves, schedule_curve, training_curves
+from reidlib.viz.curves import hardest_attributes, recall_curves, round_curves, schedule_curve, training_curves
+from reidlib.viz.forces import loss_forces
 from reidlib.viz.maps import embedding_map
 from reidlib.viz.rankings import compare_methods, contact_sheet, dialogue_ranking, ranked_list, ranked_lists
 
@@ -11,6 +12,8 @@ __all__ = [
     "contact_sheet",
     "dialogue_ranking",
     "embedding_map",
+    "hardest_attributes",
+    "loss_forces",
     "ranked_list",
     "ranked_lists",
     "recall_curves",

@@ -66,16 +66,44 @@ def round_curves(
     curves: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float]]],
     metric: str = "R@1 (percent of queries)",
     title: str = "What each round of the dialogue adds",
+    start: int = 1,
 ) -> Figure:
-    """A metric by round: for each label its mean with a band from low to high (a confidence interval)."""
+    """A metric by round, the first of them `start`: for each label its mean with a band from low to high (a confidence
+    interval)."""
     sheet, axes = plt.subplots(figsize=(7, 3.8), layout="constrained")
     for number, (label, (mean, low, high)) in enumerate(curves.items()):
-        rounds = np.arange(1, len(mean) + 1)
+        rounds = np.arange(start, start + len(mean))
         (line,) = axes.plot(rounds, mean, marker=MARKERS[number % 8], markersize=5, label=label)
         axes.fill_between(rounds, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
     axes.set(xlabel="round, questions answered", ylabel=metric, title=f"{title}\n(band: confidence interval)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.legend()
+    return sheet
+
+
+@figure
+def hardest_attributes(
+    ranks: Sequence[int], attributes: Sequence[Mapping[str, str]], most: int = 12, least: int = 10, title: str = ""
+) -> Figure:
+    """What hard queries have in common: the mean rank of the first right picture for queries about people with an
+    attribute's value, the `most` hardest values on top, with the standard error of the mean.
+
+    ranks: (Q,), from 1; attributes: of each query's person. Values of fewer than `least` queries are left out.
+    """
+    groups: dict[str, list[int]] = {}
+    for rank, known in zip(ranks, attributes, strict=True):
+        for key, value in known.items():
+            groups.setdefault(f"{key.replace('_', ' ')}: {value}", []).append(rank)
+    large = {name: np.array(of) for name, of in groups.items() if len(of) >= least}
+    shown = sorted(large, key=lambda name: large[name].mean())[-most:]
+    sheet, axes = plt.subplots(figsize=(7, 0.9 + 0.27 * len(shown)), layout="constrained")
+    errors = [large[name].std() / len(large[name]) ** 0.5 for name in shown]
+    bars = {"xerr": errors, "height": 0.65, "error_kw": {"elinewidth": 1, "ecolor": "#444444"}}
+    axes.barh([f"{name} ({len(large[name])})" for name in shown], [large[name].mean() for name in shown], **bars)
+    axes.axvline(np.mean(ranks), color="black", linestyle="--", label=f"all {len(ranks):,} queries")
+    axes.set(xlabel="mean rank of the first right picture (1 is best)", title=title or "The hardest queries")
+    axes.grid(axis="y", visible=False)
+    axes.legend(loc="lower right")
     return sheet
 
 

@@ -31,9 +31,10 @@ class SketchSearch(SearchPanel):
             html("reid-title", f"Search by sketch · {session.model.name}, {len(session.gallery):,} pictures")
         )
         hint = widgets.HTML(html("reid-note", "Draw the person with mouse, finger or pen."))
-        super().__init__(
-            session, [title, hint, self.pad, self.upload, widgets.HBox([self.entry, add]), self.words], shown, folder
-        )
+        side = [title, hint, self.pad, self.upload]
+        if any(map(session.embedder.takes, ("text", "dialogue", "sketch+text"))):
+            side += [widgets.HBox([self.entry, add]), self.words]
+        super().__init__(session, side, shown, folder)
 
     @action
     def drawn(self) -> None:

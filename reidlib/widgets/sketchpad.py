@@ -5,6 +5,7 @@ from io import BytesIO
 from pathlib import Path
 
 import anywidget
+import numpy as np
 import traitlets
 from PIL import Image, ImageDraw
 
@@ -66,6 +67,16 @@ class SketchPad(anywidget.AnyWidget):
             picture.save(out, "PNG")
             buffers = [out.getvalue()]
         self.send({"event": "backdrop"}, buffers)
+
+
+def trace(picture: Image.Image) -> list[dict]:
+    """A drawing on white as strokes for the pad: the outlines of its dark lines."""
+    from contourpy import contour_generator
+
+    width, height = picture.size
+    ink = 255.0 - np.asarray(picture.convert("L"), dtype=float)
+    lines = contour_generator(z=np.pad(ink, 1)).lines(0.5 * ink.max())  # a margin, so that every outline closes
+    return [{"points": ((line - 0.5) / (width, height)).tolist(), "width": 1 / width} for line in lines]
 
 
 def _unit(value: float) -> float:
