@@ -3,6 +3,7 @@
 import logging
 import warnings
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import NamedTuple
 
 import torch
@@ -238,7 +239,7 @@ def _open_clip(name: str, image_size: tuple[int, int] | None, pretrained: str) -
     logging.getLogger().setLevel(logging.ERROR)  # open_clip narrates every step on the root logger
     try:
         model = open_clip.create_model(name, pretrained=pretrained or None, force_image_size=image_size)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, UnpicklingError) as error:
         raise ReidError(
             f"The weights {pretrained!r} of {name} could not be loaded: {str(error).splitlines()[0]}. "
             f"Without a network, fetch them on another machine and give the file's path as `pretrained`."

@@ -1,17 +1,13 @@
 """Where tests write and where they find data: temporary folders, shared/ beside the checkout, tests/golden."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
 from reidlib.paths import CHECKOUT
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-torch.set_num_threads(2)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,16 +34,3 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"there is no folder of shared files at {folder} (REIDLIB_SHARED names it)")
     return folder
-
-
-@pytest.fixture(scope="session")
-def golden() -> Callable[[str], dict[str, torch.Tensor]]:
-    """`golden("cfine")`: the arrays of golden/cfine.npz as tensors, float32 or long."""
-    folder = Path(os.environ.get("REIDLIB_GOLDEN", Path(__file__).parent / "golden"))
-
-    def read(name: str) -> dict[str, torch.Tensor]:
-        with np.load(folder / f"{name}.npz") as arrays:
-            tensors = {key: torch.from_numpy(arrays[key]) for key in arrays.files if arrays[key].dtype.kind in "biuf"}
-        return {key: value.float() if value.is_floating_point() else value.long() for key, value in tensors.items()}
-
-    return read
