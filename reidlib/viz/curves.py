@@ -67,15 +67,16 @@ def round_curves(
     metric: str = "R@1 (percent of queries)",
     title: str = "What each round of the dialogue adds",
     start: int = 1,
+    band: str = "confidence interval",
 ) -> Figure:
-    """A metric by round, the first of them `start`: for each label its mean with a band from low to high (a confidence
-    interval)."""
+    """A metric by round, the first of them `start`: for each label its mean with a band from low to high, which `band`
+    names."""
     sheet, axes = plt.subplots(figsize=(7, 3.8), layout="constrained")
     for number, (label, (mean, low, high)) in enumerate(curves.items()):
         rounds = np.arange(start, start + len(mean))
         (line,) = axes.plot(rounds, mean, marker=MARKERS[number % 8], markersize=5, label=label)
         axes.fill_between(rounds, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
-    axes.set(xlabel="round, questions answered", ylabel=metric, title=f"{title}\n(band: confidence interval)")
+    axes.set(xlabel="round, questions answered", ylabel=metric, title=f"{title}\n(band: {band})")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.legend()
     return sheet
