@@ -137,7 +137,7 @@ def show_results(options: argparse.Namespace) -> None:
     if found.empty:
         print(f"No results in {outputs_dir()} yet; `reid run` makes some.", file=sys.stderr)
         return
-    summary = results.summarise(found)
+    summary = results.summarise(found if options.csv else results.without_rounds(found))
     print(summary.to_csv(index=False) if options.csv else results.as_text(summary) + "\n", end="")
 
 

@@ -34,6 +34,11 @@ def _complete(row: dict) -> dict:
     return {**dict.fromkeys(GROUP, ""), "seed": 0, **dict.fromkeys(METRICS), **row, **named}
 
 
+def without_rounds(results: pd.DataFrame) -> pd.DataFrame:
+    """The rows of whole queries: those measured after a certain round of a dialogue or session are left out."""
+    return results[pd.to_numeric(results["round"], errors="coerce").isna()]
+
+
 def summarise(results: pd.DataFrame) -> pd.DataFrame:
     """One row for each method, label, dataset, split, task and round: mean over seeds, `<metric> sd` beside it.
 

@@ -44,20 +44,25 @@ def training_curves(rows: Sequence[Mapping], title: str = "") -> Figure:
     return sheet
 
 
+def _look(number: int) -> dict[str, str]:
+    """Marker and line of a curve; colours come round again after eight, so the line changes with them."""
+    return {"marker": MARKERS[number % 8], "linestyle": ("-", "--", ":")[number // 8 % 3]}
+
+
 @figure
 def recall_curves(
     curves: Mapping[str, Sequence[float]], title: str = "How often the person is among the first k"
 ) -> Figure:
     """R@k in percent for k = 1, 2, ... of each method or query kind."""
-    sheet, axes = plt.subplots(figsize=(7, 3.8), layout="constrained")
+    sheet, axes = plt.subplots(figsize=(9, 3.8), layout="constrained")
     for number, (label, recall) in enumerate(curves.items()):
         every = max(1, len(recall) // 10)
         k = np.arange(1, len(recall) + 1)
         name = f"{label} (R@1 {recall[0]:.1f} %)"
-        axes.plot(k, recall, marker=MARKERS[number % 8], markersize=4, markevery=every, label=name)
+        axes.plot(k, recall, **_look(number), markersize=4, markevery=every, label=name)
     axes.set(xlabel="k, pictures looked at", ylabel="R@k (percent of queries)", title=title, ylim=(0, 102))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.legend(loc="lower right")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return sheet
 
 
@@ -71,14 +76,14 @@ def round_curves(
 ) -> Figure:
     """A metric by round, the first of them `start`: for each label its mean with a band from low to high, which `band`
     names."""
-    sheet, axes = plt.subplots(figsize=(7, 3.8), layout="constrained")
+    sheet, axes = plt.subplots(figsize=(9, 3.8), layout="constrained")
     for number, (label, (mean, low, high)) in enumerate(curves.items()):
         rounds = np.arange(start, start + len(mean))
-        (line,) = axes.plot(rounds, mean, marker=MARKERS[number % 8], markersize=5, label=label)
+        (line,) = axes.plot(rounds, mean, **_look(number), markersize=5, label=label)
         axes.fill_between(rounds, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
     axes.set(xlabel="round, questions answered", ylabel=metric, title=f"{title}\n(band: {band})")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.legend()
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return sheet
 
 
