@@ -1,14 +1,12 @@
 """Text encoders of the transformers library by name: tokens, the last layer's attention, and their tokenizer."""
 
-import warnings
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from reidlib.backbones.clip import Tokens
+from reidlib.backbones.clip import Tokens, pad_and_cut
 from reidlib.errors import ReidError
 
 # BERTs with random weights. Their words are CLIP's byte pairs, which come with open_clip: nothing is downloaded.
@@ -47,19 +45,7 @@ class TextEncoder(nn.Module):
     def tokenize(self, texts: list[str]) -> Tensor:
         """Token ids (B, length); too long ones are cut, but for their last token, and a warning counts them."""
         encode = _encoder(self.name)
-        ids = torch.full((len(texts), self.length), self.pad, dtype=torch.long)
-        cut = 0
-        for row, text in enumerate(texts):
-            tokens = encode(text)
-            if len(tokens) > self.length:
-                cut += 1
-                tokens = tokens[: self.length - 1] + tokens[-1:]
-            ids[row, : len(tokens)] = torch.tensor(tokens)
-        if cut:
-            warnings.warn(
-                f"{cut} of {len(texts)} texts are longer than {self.length} tokens and were cut.", stacklevel=2
-            )
-        return ids
+        return pad_and_cut([encode(text) for text in texts], self.length, self.pad)
 
     def pieces(self, ids: Tensor) -> list[str]:
         """What each of the token ids (L,) stands for."""

@@ -107,19 +107,7 @@ class CLIP(nn.Module):
 
     def tokenize(self, texts: list[str]) -> Tensor:
         """Token ids (B, context_length), padded with 0; texts that are too long are cut, counted and warned about."""
-        ids = torch.zeros(len(texts), self.context_length, dtype=torch.long)
-        cut = 0
-        for row, text in enumerate(texts):
-            tokens = self._encode(text)
-            if len(tokens) > self.context_length:
-                cut += 1
-                tokens = tokens[: self.context_length - 1] + tokens[-1:]
-            ids[row, : len(tokens)] = torch.tensor(tokens)
-        if cut:
-            warnings.warn(
-                f"{cut} of {len(texts)} texts are longer than {self.context_length} tokens and were cut.", stacklevel=2
-            )
-        return ids
+        return pad_and_cut([self._encode(text) for text in texts], self.context_length, PAD)
 
     def count_tokens(self, text: str) -> tuple[int, int]:
         """How many tokens `text` takes, and how many there is room for."""
@@ -197,6 +185,20 @@ class _Attention:
 
     def _keep(self, _module, _args, output):
         self.weights = output[1]
+
+
+def pad_and_cut(rows: list[list[int]], length: int, pad: int) -> Tensor:
+    """Ids (B, length), padded right; too long rows are cut, but for their last token, and a warning counts them."""
+    ids = torch.full((len(rows), length), pad, dtype=torch.long)
+    cut = 0
+    for ids_row, tokens in zip(ids, rows, strict=True):
+        if len(tokens) > length:
+            cut += 1
+            tokens = tokens[: length - 1] + tokens[-1:]
+        ids_row[: len(tokens)] = torch.tensor(tokens)
+    if cut:
+        warnings.warn(f"{cut} of {len(rows)} texts are longer than {length} tokens and were cut.", stacklevel=3)
+    return ids
 
 
 def trim(ids: Tensor) -> Tensor:
