@@ -1,10 +1,11 @@
 """The toy CLIP: open_clip's own class, a few layers deep, pre-trained on drawn people that no split contains.
 
-`python -m reidlib.backbones.toy` runs the recipe (about a minute on two cores) and writes the weights that are shipped.
+`python -m reidlib.backbones.toy` runs the recipe (nine minutes on one core) and writes the weights that are shipped.
 """
 
 import math
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -47,11 +48,12 @@ def toy_words() -> Tensor:
 
 
 def pretrain(
-    pictures: int = 12_000, epochs: int = 10, seed: int = 0, report: Callable[[int, float], None] = print
+    pictures: int = 16_000, epochs: int = 12, seed: int = 0, report: Callable[[int, float], None] = print
 ) -> CLIP:
     """The recipe: plain contrastive learning on pictures and captions, every picture its own class, as CLIP was made.
 
-    `report` is told the step and the loss now and then.
+    Photos, whose colours are easily learned, come alone for three epochs, drawings beside them from then on. `report`
+    is told the step and the loss now and then.
     """
     from reidlib.data.toy.pretraining import DRAWN, pretraining_pairs
     from reidlib.data.transforms import CLIP as STATISTICS
@@ -65,12 +67,12 @@ def pretrain(
     ids, augment = clip.tokenize(captions), BatchAugment("cfine", IMAGE_SIZE, *STATISTICS)
     optimizer = torch.optim.AdamW(clip.parameters(), lr=1e-3, weight_decay=0.1, betas=(0.9, 0.98), fused=True)
     photos, drawings = torch.arange(len(ids)).tensor_split([round(len(ids) * (1 - DRAWN))])
-    steps = epochs * len(_batches(photos, drawings))
+    plans = [_batches(photos) for _ in range(3)] + [_batches(photos, drawings) for _ in range(epochs - 3)]
+    steps = sum(map(len, plans))
     plan = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda t: min(1, (t + 1) / 50) * (1 + math.cos(math.pi * t / steps)) / 2
     )
-    plans = (chosen for _ in range(epochs) for chosen in _batches(photos, drawings))
-    for step, chosen in enumerate(plans):
+    for step, chosen in enumerate(chain.from_iterable(plans)):
         images = normalize(clip.encode_image(augment(drawn[chosen])), dim=-1)
         texts = normalize(clip.encode_text(ids[chosen]), dim=-1)
         loss = both_ways(itc, clip.logit_scale.exp().clamp(max=100) * images @ texts.T, torch.eye(len(chosen)))

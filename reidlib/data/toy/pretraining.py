@@ -11,6 +11,8 @@ from reidlib.data.toy import draw, people, shots, sketch
 PHOTO = ("a photo of a {who}, {things}", "a {who} with {things}", "{things}", "{who}, {things}")
 DRAWING = ("a drawing of a {who}, {things}", "a sketch of a {who} with {things}", "{things}, pencil sketch")
 DRAWN = 0.4  # of the pictures, the last ones
+DARK, LIGHT = ("black", "navy", "brown", "red", "purple"), ("white", "beige", "yellow", "pink", "blonde")
+VAGUE = 0.1  # of the photos' captions tell no colours either, only dark and light
 TOLD = ("hair", "upper", "lower", "shoes", "bag", "hat", "carried")
 
 
@@ -20,7 +22,7 @@ def pretraining_pairs(identities: int, seed: int) -> tuple[np.ndarray, list[str]
     The people are drawn from the part of all combinations of attributes that `make` never uses, whatever its seed. As
     the web differs from a camera and its alt texts from a witness, these pictures are evenly lit, sharp and
     unobstructed, their captions name two to four things by one plain word each, without the synonyms and sentences of
-    the worlds, and the last `DRAWN` share of them are drawings, whose captions tell no colours.
+    the worlds, and the last `DRAWN` share of them are drawings, whose captions tell dark and light and no colours.
     """
     rng = random.Random(f"pre-training {seed}")
     crowd = people.sample(identities, rng, pretraining=True, twins=0.0)
@@ -31,9 +33,10 @@ def pretraining_pairs(identities: int, seed: int) -> tuple[np.ndarray, list[str]
         drawn = n >= round(identities * (1 - DRAWN))
         if drawn:
             pictures[n] = np.asarray(sketch.draw(person, shot, rng.choice(sketch.HANDS), rng))
-            seen = {key: value for key, value in seen.items() if not key.endswith("_colour")}
         else:
             pictures[n] = np.asarray(draw.photo(person, shot))
+        if drawn or rng.random() < VAGUE:
+            seen = {key: tone(value) if key.endswith("_colour") else value for key, value in seen.items()}
         captions.append(short_caption(seen, DRAWING if drawn else PHOTO, rng))
     return pictures, captions
 
@@ -42,6 +45,11 @@ def short_caption(seen: dict[str, str], plans: tuple[str, ...], rng: random.Rand
     can_tell = [key for key in TOLD if seen.get(key, "none") not in ("none", "straps", "tied back")]
     told = rng.sample(can_tell, min(len(can_tell), rng.randint(2, 4)))
     return rng.choice(plans).format(who=seen["sex"], things=", ".join(plain_words(key, seen) for key in told))
+
+
+def tone(colour: str) -> str:
+    """What is left of a colour in a pencil drawing; an empty string for a middling one."""
+    return "dark" if colour in DARK else "light" if colour in LIGHT else ""
 
 
 def plain_words(key: str, seen: dict[str, str]) -> str:

@@ -17,6 +17,7 @@ from reidlib.data.toy.shots import Shot
 HANDS = ("clean", "shaky", "shaded")
 INK, SECOND_LINE, PAPER = (30, 30, 34), (90, 90, 94), (255, 255, 255)
 BARE = frozenset(("head", "hand", "leg", "forearm", "neck", "ear", "nose", "neckline", "foot"))  # skin has no tone
+SHADING = {"clean": 0.55, "shaky": 0.8, "shaded": 1.0}  # how far a hand's pencil follows the darkness of a thing
 
 
 def remembered(person: Person, rng: random.Random) -> Person:
@@ -59,14 +60,11 @@ def tremble(points: list[Point], amount: float, rng: random.Random) -> list[Poin
     return shaken
 
 
-def strokes_apart(part: Part, hand: str) -> int:
-    """How close the hatching of a part is (0 for none): dark cloth in the shaded hand, hair in every hand."""
-    tone = sum(part.colour) / 3
-    if hand == "shaded" and part.name not in BARE and tone < 205:
-        return 5 if tone < 60 else 8 if tone < 120 else 13
-    if part.name in ("hair", "eye"):
-        return 7 if tone < 110 else 14
-    return 0
+def tone(part: Part, hand: str, rng: random.Random) -> int:
+    """The grey of a part, 0 to 255: roughly as dark as its cloth or hair, as artists shade for the police."""
+    red, green, blue = part.colour
+    darkness = 0.0 if part.name in BARE else max(0.0, 1 - (0.3 * red + 0.59 * green + 0.11 * blue) / 215)
+    return round(255 * (1 - SHADING[hand] * min(1.0, darkness * rng.uniform(0.85, 1.15))))
 
 
 def ink(canvas: Image.Image, part: Part, points: list[Point], hand: str, rng: random.Random) -> None:
@@ -77,10 +75,10 @@ def ink(canvas: Image.Image, part: Part, points: list[Point], hand: str, rng: ra
         return
     if hand == "shaky":
         points = tremble(points, 1.3, rng)
-    pen.polygon(points, fill=PAPER)
-    spacing = strokes_apart(part, hand)
-    if spacing:
-        lay_pattern(canvas, points, hatching(spacing), INK)
+    grey = tone(part, hand, rng)
+    pen.polygon(points, fill=PAPER if hand == "shaky" else (grey, grey, grey))
+    if hand == "shaky" and grey < 235:  # strokes, the denser the darker
+        lay_pattern(canvas, points, hatching(max(4, round(4 * 215 / (255 - grey)))), INK)
     if part.pattern != "plain":
         lay_pattern(canvas, points, pattern_mask(part.pattern), INK)
     pen.line([*points, points[0]], fill=INK, width=3 if hand == "shaky" else 4, joint="curve")

@@ -9,7 +9,7 @@ from pathlib import Path
 from reidlib.data.toy import layouts
 from reidlib.errors import DataError
 
-VERSION = 2
+VERSION = 3
 MARKER = "toy_world.json"
 SIDE_WORLD, MARKET_WORLD, MALS_PAIRS = 40, 30, 600  # people (pairs) for every 300 identities
 
