@@ -25,7 +25,7 @@ class Config:
     back_translation: float = 0.0  # how often a caption is replaced by its back-translation, where there is one
 
     epochs: int = 10
-    batch_size: int = 64
+    batch_size: int = 64  # of all devices together
     drop_last: bool = True  # leave out the smaller last batch of an epoch
     sampler: str = "random"  # or "identity": every batch holds several pictures of a person
     optimizer: str = "adamw"  # or "adam": weight decay as a part of the gradient
@@ -43,9 +43,9 @@ class Config:
     milestones: tuple[int, ...] = ()  # epochs, for "step"
     decay: float = 0.1  # at each milestone
     clip_grad: float = 0.0  # largest gradient norm; 0: no limit
-    accumulate: int = 1  # batches an optimiser step
+    accumulate: int = 1  # batches an optimiser step; each has its own negatives, so two of 32 are not one of 64
 
-    precision: str = "auto"  # "auto": bf16 where the GPU has it, else fp32; "fp32", "bf16", "fp16"
+    precision: str = "auto"  # "auto": bf16 where the GPU has it, else fp32; "fp32", "bf16", "fp16" (GPU only)
     checkpoint_activations: bool = False  # recompute activations in the backward pass to save memory
     compile: bool = False  # torch.compile
     device: str = "auto"  # "auto", "cpu", "cuda"
@@ -54,7 +54,7 @@ class Config:
     workers: int = 0  # loader processes
     seed: int = 0
     max_steps: int = 0  # stop after so many steps; 0: run all epochs
-    save_every: int = 0  # steps between checkpoints; 0: at the end of each epoch
+    save_every: int = 0  # steps between checkpoints, all that a kill can cost; 0: at the end of each epoch
     select_on: str = "val"  # "test" repeats the habit of the official codes and is marked in the results
     select_by: str = "t2i R@1"  # task and metric that choose the best epoch
 

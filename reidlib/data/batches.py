@@ -128,20 +128,28 @@ class TrainSet(Dataset):
         workers: int = 0,
         skip: int = 0,
     ) -> Iterator[dict[str, Tensor]]:
-        """The batches of one process of `world`, from number `skip` on; together they make the batches of one process
-        with `world` times the size."""
+        """The batches of one process of `world`, from number `skip` on.
+
+        `batch_size` counts the items of all processes together, and the shares of all processes, in order, are the
+        batch that one process alone would get. Each gets as many items, so a last batch that cannot be shared out
+        equally loses the few that are over.
+        """
         self.set_epoch(epoch)
         order = self.order(epoch, sampler)
-        count = self.steps(batch_size, drop_last, world)
-        whole = batch_size * world
-        parts = [order[step * whole : (step + 1) * whole] for step in range(skip, count)]
-        parts = [part[: len(part) // world * world][rank::world] for part in parts]  # as many on every process
+        parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        parts = parts[skip : self.steps(batch_size, drop_last, world)]
+        shares = [np.split(part[: len(part) // world * world], world)[rank] for part in parts]
         pin = torch.cuda.is_available()
-        return iter(DataLoader(self, batch_sampler=parts, num_workers=workers, collate_fn=_as_is, pin_memory=pin))
+        return iter(DataLoader(self, batch_sampler=shares, num_workers=workers, collate_fn=_as_is, pin_memory=pin))
 
     def steps(self, batch_size: int, drop_last: bool, world: int = 1) -> int:
-        """Batches an epoch and process; an epoch shorter than one batch is one batch."""
-        whole, rest = divmod(len(self), batch_size * world)
+        """Batches an epoch; an epoch shorter than one batch is one batch, a rest below two items a process none.
+
+        Raises DataError for less than an item a process.
+        """
+        if len(self) < world:
+            raise DataError(f"{len(self)} training items cannot be shared by {world} processes; expected one each.")
+        whole, rest = divmod(len(self), batch_size)
         return max(whole, 1) if drop_last or rest < 2 * world else whole + 1
 
     def _visit_the_more_numerous(self) -> None:

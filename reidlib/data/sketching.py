@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from reidlib.data.images import open_image
 from reidlib.errors import DataError
-from reidlib.paths import inside
+from reidlib.paths import inside, written_whole
 
 PHOTOS, SKETCHES = "imgs", "imgs-sketch"
 HEIGHT = 256  # sketches are drawn at this height, whatever the photo's, so that lines are equally thick
@@ -130,7 +130,6 @@ def _draw_file(root: Path, seed: int, pair: tuple[str, str]) -> str:
     except DataError as error:
         return str(error)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial_file = target.with_name(f".{target.name}.{os.getpid()}")
-    sketch.save(partial_file, format=Image.registered_extensions().get(target.suffix.lower(), "PNG"), quality=92)
-    partial_file.replace(target)
+    with written_whole(target) as part:
+        sketch.save(part, format=Image.registered_extensions().get(target.suffix.lower(), "PNG"), quality=92)
     return ""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from reidlib.data.images import PixelCache
 from reidlib.devices import autocast
@@ -13,11 +13,12 @@ from reidlib.methods.base import Method
 class Encoder:
     """Embeds with one model, in evaluation mode and without gradients; a gallery asked for twice is encoded once.
 
-    pixels: the decoded pictures and sketches by path, at the model's size.
+    pixels: the decoded pictures and sketches by path, at the model's size. shared: the processes of torch.distributed
+    take turns at the batches and each gets all embeddings, the very ones of a single process; all have to ask alike.
     """
 
-    def __init__(self, model: Method, pixels: PixelCache, batch_size: int = 256):
-        self.model, self.pixels, self.batch_size = model, pixels, batch_size
+    def __init__(self, model: Method, pixels: PixelCache, batch_size: int = 256, shared: bool = False):
+        self.model, self.pixels, self.batch_size, self.shared = model, pixels, batch_size, shared
         self._galleries: dict[tuple[str, ...], Tensor] = {}
 
     def gallery(self, paths: Sequence[str]) -> Tensor:
@@ -66,16 +67,19 @@ class Encoder:
     @torch.inference_mode()
     def _run(self, items: Sequence, embed: Callable) -> Tensor:
         was_training = self.model.training
+        rank, world = (distributed.get_rank(), distributed.get_world_size()) if self.shared else (0, 1)
+        starts = range(0, len(items), self.batch_size)
         self.model.eval()
         try:
             with autocast(self.model.device, self.model.config.precision):
-                parts = [
-                    embed(items[start : start + self.batch_size]).float()
-                    for start in range(0, len(items), self.batch_size)
-                ]
+                parts = [embed(items[start : start + self.batch_size]).float() for start in starts[rank::world]]
         finally:
             self.model.train(was_training)
-        return torch.cat(parts)
+        if self.shared:
+            held: list[list[Tensor]] = [[] for _ in range(world)]
+            distributed.all_gather_object(held, [part.cpu() for part in parts])
+            parts = [held[number % world][number // world] for number in range(len(starts))]
+        return torch.cat(parts).to(self.model.device)
 
 
 def _unsorted(rows: Tensor, order: list[int]) -> Tensor:

@@ -20,7 +20,7 @@ from reidlib.data.transforms import CLIP as CLIP_STATISTICS
 from reidlib.errors import CheckpointError, ConfigError
 from reidlib.losses.contrastive import both_ways, identity_targets, itc, sdm
 from reidlib.methods.base import Method
-from reidlib.methods.importing import load_state, read_state
+from reidlib.methods.importing import fitting, load_state, read_state
 
 MODES = ("global", "local", "all")
 REDUCTIONS = ("avg", "max", "min", "lsp_max", "lsp_min")
@@ -72,15 +72,14 @@ class DianaConfig(Config):
 
     @classmethod
     def paper(cls) -> Self:
-        """ChatPedes on 4 GPUs. The schedule is the one that ran: the official command line asks for another."""
+        """ChatPedes, 32 on each of 4 GPUs. The schedule is the one that ran; the official command asks otherwise."""
         return cls(
             **_paper(),
             mean=transforms.CHATPEDES[0],
             std=transforms.CHATPEDES[1],
             num_queries=16,
             epochs=10,
-            batch_size=32,
-            devices=4,
+            batch_size=128,
             lr=1e-5,
             betas=(0.9, 0.999),
             warmup_steps=50,
@@ -105,15 +104,14 @@ class DianaPretrainConfig(DianaConfig):
 
     @classmethod
     def paper(cls) -> Self:
-        """MALS on 8 GPUs."""
+        """MALS, 64 on each of 8 GPUs."""
         return cls(
             **_paper(),
             mean=transforms.MALS[0],
             std=transforms.MALS[1],
             num_queries=24,
             epochs=3,
-            batch_size=64,
-            devices=8,
+            batch_size=512,
             lr=1e-4,
             betas=(0.9, 0.98),
             warmup_steps=1000,
@@ -415,10 +413,10 @@ def import_official(
     if not official_sizes(path):
         raise CheckpointError(f"{path} should hold a config.json with llama_config and vision_config.")
     state = {_renamed(name): tensor for name, tensor in read_state(path).items()}
-    try:
+    if "refiner.attr_query_token" not in state:
+        raise CheckpointError(f"{path} should hold refiner.attr_query_token; it has no refiner.")
+    with fitting(path):
         _, num_queries, embed_dim = state["refiner.attr_query_token"].shape
-    except KeyError:
-        raise CheckpointError(f"{path} should hold refiner.attr_query_token; it has no refiner.") from None
     sizes = {
         "towers": "transformers",
         "image_tower": str(path),
@@ -429,7 +427,8 @@ def import_official(
         "num_queries": num_queries,
         "refiner_layers": _count_layers(state, "refiner.transformer.resblocks."),
     }
-    model = DiaNA(DianaConfig.preset("paper", **(sizes | overrides)))
+    with fitting(path):
+        model = DiaNA(DianaConfig.preset("paper", **(sizes | overrides)))
     load_state(model, state, source=path)
     return model
 

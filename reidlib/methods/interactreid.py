@@ -16,11 +16,11 @@ from reidlib.backbones.openai import clip_like
 from reidlib.config import Config, nearest
 from reidlib.data.dialogues import clean_caption
 from reidlib.data.transforms import IMAGENET
-from reidlib.errors import ConfigError, DataError
+from reidlib.errors import CheckpointError, ConfigError, DataError
 from reidlib.losses.contrastive import identity_targets
 from reidlib.losses.soft import infonce, nitc, ritc
 from reidlib.methods.base import Method
-from reidlib.methods.importing import load_state, read_state
+from reidlib.methods.importing import fitting, load_state, read_state
 
 PLACEHOLDER = "*"
 PROMPT = "a photo of *"
@@ -32,7 +32,7 @@ PKU_SKETCH = {"batch_size": 16, "epochs": 40}  # what InvertConfig.paper() chang
 class AdaptConfig(Config):
     """Stage 1. `alpha=0, ritc_weight=0` gives the plain matching that the paper describes; its code does more.
 
-    The paper's batch lies on four GPUs; `devices=1, batch_size=240` computes the same on one.
+    The paper's batch lies on four GPUs; any number of `devices` that divides it computes the same.
     """
 
     augment: str = "interactreid"
@@ -52,8 +52,7 @@ class AdaptConfig(Config):
             pretrained="openai",
             image_size=(224, 224),
             epochs=5,
-            batch_size=60,
-            devices=4,
+            batch_size=240,
             lr=1e-4,
             warmup_epochs=1,
             warmup_from=1e-6 / 1e-4,
@@ -222,11 +221,15 @@ class InteractReIDInvert(_SketchAndWords):
         self.mapping = Mapping(self.clip.embed_dim, config.mapping_width, self.clip.text_width, config.mapping_dropout)
         placeholder, prompt = self.clip.tokenize([PLACEHOLDER, PROMPT])
         self.placeholder = int(placeholder[1])
-        self.register_buffer("prompt", trim(prompt[None]), persistent=False)
+        # a copy with strides of its own: several processes copy their buffers, and cannot copy a part of the padded row
+        prompt = trim(prompt[None]).clone(memory_format=torch.contiguous_format)
+        self.register_buffer("prompt", prompt, persistent=False)
 
     @classmethod
     def from_stage1(cls, config: InvertConfig, adapted: InteractReIDAdapt) -> Self:
-        """Stage 2 on a copy of a stage-1 model."""
+        """Stage 2 on a copy of a stage-1 model; CheckpointError for a model of another method."""
+        if not isinstance(adapted, InteractReIDAdapt):
+            raise CheckpointError(f"Stage 2 starts from a model of interactreid-1 and got one of {adapted.name}.")
         return cls(config, clip=adapted.clip)
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -395,13 +398,14 @@ def import_official(path: str | Path, **settings: Any) -> InteractReIDAdapt | In
     """
     state = _our_names(read_state(path, "model", allow=[_EasyDict]))
     towers = {name.removeprefix("clip.model."): value for name, value in state.items()}
-    clip = clip_like(towers, settings.get("image_size"))
-    settings = {"image_size": clip.image_size} | settings
-    if "mapping.fc_out.weight" in state:
-        hidden = state["mapping.fc_out.weight"].shape[1]
-        model = InteractReIDInvert(InvertConfig.paper().replace(mapping_width=hidden, **settings), clip=clip)
-    else:
-        model = InteractReIDAdapt(AdaptConfig.paper().replace(**settings), clip=clip)
+    with fitting(path):
+        clip = clip_like(towers, settings.get("image_size"))
+        settings = {"image_size": clip.image_size} | settings
+        if "mapping.fc_out.weight" in state:
+            hidden = state["mapping.fc_out.weight"].shape[1]
+            model = InteractReIDInvert(InvertConfig.paper().replace(mapping_width=hidden, **settings), clip=clip)
+        else:
+            model = InteractReIDAdapt(AdaptConfig.paper().replace(**settings), clip=clip)
     load_state(model, state, source=path)
     return model
 

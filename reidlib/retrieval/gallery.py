@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import shutil
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,11 +18,11 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from reidlib.data.images import open_image
-from reidlib.errors import DataError
+from reidlib.errors import ConfigError, DataError
 from reidlib.methods.base import Method
-from reidlib.paths import inside
+from reidlib.paths import inside, write_json
 from reidlib.retrieval.embedder import Embedder
-from reidlib.retrieval.index import MANIFEST, GalleryIndex, write_json, write_manifest
+from reidlib.retrieval.index import MANIFEST, GalleryIndex, save_array, write_manifest
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 PROGRESS = "progress.json"
@@ -80,25 +82,96 @@ def find_pictures(root: Path) -> list[str]:
 
 
 def encode_folder(
-    model: Method, root: Path, folder: Path, paths: Sequence[str] | None = None, batch_size: int = 64
+    model: Method,
+    root: Path,
+    folder: Path,
+    paths: Sequence[str] | None = None,
+    batch_size: int = 64,
+    shards: int = 0,
 ) -> Gallery:
     """Encodes the pictures under `root` into `folder`, and goes on where it stopped when called again.
 
     A run killed at any moment loses at most one batch and ends with the same bytes. Another model, picture or batch
     size starts afresh; a finished folder is only read. Pictures that cannot be read are left out with a warning.
-    For several processes, give each a slice of the paths and a folder of its own, then `GalleryIndex.add` them up.
+    shards: puts together what so many processes did with `encode_shard`, to the same bytes, and does what they left.
     """
     root, folder = Path(root), Path(folder)
-    paths = find_pictures(root) if paths is None else list(paths)
-    if not paths:
-        raise DataError(f"{root} holds no picture; expected files ending in {', '.join(SUFFIXES)}.")
+    paths = _pictures(root, paths)
     folder.mkdir(parents=True, exist_ok=True)
     stamp = _stamp(model, root, paths, batch_size)
     manifest = folder / MANIFEST
     if not (manifest.exists() and _read(manifest).get("stamp") == stamp):
-        unreadable = _encode_rows(model, root, folder, paths, batch_size, stamp)
+        if shards:
+            unreadable = _join_shards(model, root, folder, paths, batch_size, shards, stamp)
+        else:
+            unreadable = _encode_rows(model, root, folder, paths, batch_size, stamp)
         _finish(folder, paths, unreadable, stamp)
+        for number in range(shards):
+            shutil.rmtree(_shard(folder, number, shards), ignore_errors=True)
     return Gallery(GalleryIndex.load(folder), root)
+
+
+def encode_shard(
+    model: Method,
+    root: Path,
+    folder: Path,
+    number: int,
+    shards: int,
+    paths: Sequence[str] | None = None,
+    batch_size: int = 64,
+) -> None:
+    """Encodes part `number` (from 0) of `shards` of a folder, for `encode_folder` with these arguments to put together.
+
+    For several shells, the jobs of an array or the processes of torchrun, each with a number of its own; one that was
+    killed goes on where it stopped.
+    """
+    if not 0 <= number < shards:
+        raise ConfigError(f"There is no shard {number} of {shards}; they count from 0.")
+    root, paths = Path(root), _pictures(Path(root), paths)
+    part = _slices(len(paths), batch_size, shards)[number]
+    _encode_shard(model, root, _shard(Path(folder), number, shards), paths[part], batch_size)
+
+
+def _encode_shard(model: Method, root: Path, folder: Path, paths: list[str], batch_size: int) -> tuple[list[int], Path]:
+    """The rows of the unreadable among `paths`, and the file that holds the embeddings of the others."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stamp = _stamp(model, root, paths, batch_size)
+    return _encode_rows(model, root, folder, paths, batch_size, stamp), folder / f"{stamp}.npy"
+
+
+def _join_shards(
+    model: Method, root: Path, folder: Path, paths: list[str], batch_size: int, shards: int, stamp: str
+) -> list[int]:
+    """`_encode_rows` from shards, of which those that are done are only read."""
+    unreadable, arrays = [], []
+    for number, part in enumerate(_slices(len(paths), batch_size, shards)):
+        missing, file = _encode_shard(model, root, _shard(folder, number, shards), paths[part], batch_size)
+        unreadable += [part.start + row for row in missing]
+        if file.exists():
+            arrays.append((part, np.load(file, mmap_mode="r")))
+    if arrays:
+        rows = np.zeros((len(paths), arrays[0][1].shape[1]), np.float32)
+        for part, array in arrays:
+            rows[part] = array
+        save_array(folder / f"{stamp}.npy", rows)
+    return unreadable
+
+
+def _shard(folder: Path, number: int, shards: int) -> Path:
+    return folder / f"shard-{number}-of-{shards}"
+
+
+def _slices(count: int, batch_size: int, shards: int) -> list[slice]:
+    """Shares of `count` rows, in order and in whole batches, so that no batch is other than it would be in one go."""
+    share = -(-count // (batch_size * shards)) * batch_size
+    return [slice(min(n * share, count), min((n + 1) * share, count)) for n in range(shards)]
+
+
+def _pictures(root: Path, paths: Sequence[str] | None) -> list[str]:
+    paths = find_pictures(root) if paths is None else list(paths)
+    if not paths:
+        raise DataError(f"{root} holds no picture; expected files ending in {', '.join(SUFFIXES)}.")
+    return paths
 
 
 def _encode_rows(model: Method, root: Path, folder: Path, paths: list[str], batch_size: int, stamp: str) -> list[int]:
@@ -112,16 +185,28 @@ def _encode_rows(model: Method, root: Path, folder: Path, paths: list[str], batc
         pictures = {row: picture for row in batch if (picture := _open(root, paths[row])) is not None}
         if pictures:
             found = embedder.images(list(pictures.values())).numpy()
-            array = _rows_file(rows, (len(paths), found.shape[1]))
-            array[list(pictures)] = found
-            array.flush()
+            _write_rows(rows, (len(paths), found.shape[1]), list(pictures), found)
         missing = [row for row in batch if row not in pictures]
         progress = {**progress, "done": batch.stop, "unreadable": progress["unreadable"] + missing}
         write_json(state, progress)  # after the rows are on the disk: what it counts as done is done
     return progress["unreadable"]
 
 
-def _rows_file(path: Path, shape: tuple[int, int]) -> np.ndarray:
+def _write_rows(path: Path, shape: tuple[int, int], rows: list[int], found: np.ndarray) -> None:
+    """Writes some rows of the array in a file, through the file: on a full disk, writing to a map kills the process."""
+    try:
+        array = _rows_file(path, shape)
+        with path.open("r+b") as out:
+            for row, embedding in zip(rows, found, strict=True):
+                out.seek(array.offset + row * array.strides[0])
+                out.write(embedding.tobytes())
+            out.flush()
+            os.fsync(out.fileno())
+    except OSError as error:
+        raise DataError(f"The embeddings {path} could not be written ({error.strerror or error}).") from error
+
+
+def _rows_file(path: Path, shape: tuple[int, int]) -> np.memmap:
     try:
         array = np.lib.format.open_memmap(path, mode="r+")
         if array.shape == shape:
@@ -141,7 +226,7 @@ def _finish(folder: Path, paths: list[str], unreadable: list[int], stamp: str) -
             f"{len(unreadable)} of {len(paths)} pictures cannot be read and are left out, {first} first.", stacklevel=3
         )
         name = f"{stamp}-readable.npy"
-        np.save(folder / name, np.load(folder / f"{stamp}.npy", mmap_mode="r")[keep])
+        save_array(folder / name, np.load(folder / f"{stamp}.npy", mmap_mode="r")[keep])
     write_manifest(folder, name, [{"image": paths[row]} for row in keep], stamp=stamp)
     (folder / PROGRESS).unlink(missing_ok=True)
 
@@ -155,8 +240,8 @@ def _open(root: Path, path: str) -> Image.Image | None:
 
 def _read(path: Path) -> dict:
     try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
+        return dict(json.loads(path.read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
         return {}
 
 

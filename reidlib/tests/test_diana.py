@@ -177,7 +177,7 @@ def test_stages_differ_in_what_they_match():
     pretrain, train = DianaPretrainConfig.paper(), DianaConfig.paper()
     assert (pretrain.match_by, pretrain.sdm_weight, pretrain.learn_from) == ("image_ids", 0, "captions")
     assert (train.match_by, train.sdm_weight, train.learn_from) == ("pids", 1, "dialogues")
-    assert pretrain.batch_size * pretrain.devices == 512 and train.batch_size * train.devices == 128
+    assert pretrain.batch_size == 512 and train.batch_size == 128
 
 
 def test_the_second_stage_starts_from_the_first_with_another_number_of_attributes():

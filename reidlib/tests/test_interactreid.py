@@ -347,7 +347,7 @@ def test_cleaning_is_an_option():
 
 def test_published_settings():
     one, two = AdaptConfig.paper(), InvertConfig.paper()
-    assert one.batch_size * one.devices == 240
+    assert one.batch_size == 240
     assert (one.lr * one.warmup_from, one.lr, one.lr * one.end_factor) == pytest.approx((1e-6, 1e-4, 5e-6))
     assert (two.lr * two.warmup_from, two.lr, two.lr * two.end_factor) == pytest.approx((1e-6, 1e-5, 5e-6))
     assert (one.epochs, one.warmup_epochs, two.epochs, two.warmup_epochs) == (5, 1, 20, 5)
@@ -465,13 +465,16 @@ def test_both_stages_learn_to_find_the_people_they_train_on(toy_root, tmp_path, 
 
     torch.manual_seed(0)
     inverted = InteractReIDInvert.from_stage1(InvertConfig.preset("toy", epochs=8, lr=1e-4), load_model("one"))
-    untrained = found(inverted)
+    silent = dataclasses.replace(both, name="st2i silent", texts=("",) * len(both.texts))
+
+    def composed(model) -> dict[str, float]:
+        return {row["task"]: row["mAP"] for row in evaluate(Encoder(model, pixels), [both, silent])[0]}
+
+    untrained = composed(inverted)
     list(fit(inverted, data, inverted.config, tmp_path / "two"))
     inverted = load_model("two")
     assert inverted.name == "interactreid"
-    assert found(inverted)["st2i"] > untrained["st2i"] + 3, "the pseudo-word tells more than noise in its place"
-    silent = dataclasses.replace(both, texts=("",) * len(both.texts))
-    [alone], _ = evaluate(Encoder(inverted, pixels), [silent])
-    assert found(inverted)["st2i"] > alone["mAP"] + 5, "and the sentence beside it is heard"
-    people = len(set(both.gallery_pids))
-    assert alone["mAP"] > 2.5 * 100 / people, "without a sentence the pseudo-word alone finds people"
+    trained = composed(inverted)
+    assert trained["st2i silent"] > 2 * untrained["st2i silent"], "the pseudo-word leads to the person drawn"
+    assert trained["st2i"] > untrained["st2i"] + 1, "also beside a sentence it tells more than noise in its place"
+    assert trained["st2i"] > trained["st2i silent"] + 5, "and the sentence is heard"

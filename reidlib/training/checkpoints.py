@@ -1,7 +1,6 @@
 """A training state in one safetensors file, written whole or not at all, and read back to the last bit."""
 
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -10,30 +9,28 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from reidlib.errors import CheckpointError
+from reidlib.paths import write_json, written_whole
 
 
 def save(path: Path, model: nn.Module, state: dict, optimizer: torch.optim.Optimizer | None = None) -> None:
     """Writes weights, the optimiser's moments and `state` (JSON values) to `path`, and `state` beside it as .json.
 
-    The file appears under its name only when it is complete; a file of that name stays good until then.
+    The file appears under its name only when it is complete; a file of that name stays good until then. Raises
+    ReidError where it cannot be written.
     """
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     if optimizer is not None:
         tensors |= {f"optimizer/{index}/{name}": value for index, name, value in _moments(optimizer)}
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    try:
-        save_file(tensors, partial, metadata={"state": json.dumps(state)})
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-        path.with_suffix(".json").write_text(json.dumps(state, indent=1))
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        raise CheckpointError(
-            f"The checkpoint {path} could not be written ({error}); the one before it is untouched."
-        ) from error
+    for left in path.parent.glob("*.part"):  # by a run that was killed while it wrote; one process writes here
+        left.unlink()
+    with written_whole(path) as part:
+        try:
+            save_file(tensors, part, metadata={"state": json.dumps(state)})
+        except SafetensorError as error:  # its own kind of error for a full disk
+            raise OSError(str(error)) from error
+    write_json(path.with_suffix(".json"), state, indent=1)
 
 
 def read_state(path: Path) -> dict:

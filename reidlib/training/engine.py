@@ -19,7 +19,8 @@ from reidlib.devices import pick_device, pick_precision
 from reidlib.errors import CheckpointError, ConfigError, ReidError
 from reidlib.evaluation import Encoder, Task, evaluate, tasks
 from reidlib.methods.base import Method
-from reidlib.training import checkpoints
+from reidlib.paths import write_text
+from reidlib.training import checkpoints, processes
 from reidlib.training.schedules import schedule
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -39,9 +40,26 @@ def fit(
     checkpoint when it is started again with the same settings; every step's randomness follows from (seed, step) alone,
     so on a CPU it ends with the very weights of a run that was not cut off. When the generator is exhausted, the model
     holds the weights of the best epoch. Raises ReidError when the loss is no longer a number.
+
+    With `config.devices` above 1, `fit` starts a process for each, in a notebook as in a script, and hands on their
+    rows; `model` changes only at the end. Under torchrun the processes exist and each of them calls `fit`. All share
+    out every batch of `config.batch_size` pictures and compare the features of all of them, so the number of devices
+    changes nothing but the speed (and which random numbers augment a picture).
     """
-    trainer = _Trainer(model, data, config, Path(folder), select)
-    yield from trainer.run()
+    folder = Path(folder)
+    if processes.must_start(config):
+        yield from processes.rows_of(folder, model, config, data=data, select=select)
+        model.to(pick_device(config.device))
+        _take_best(folder, model)
+    else:
+        yield from _Trainer(model, data, config, folder, select).run()
+
+
+def _take_best(folder: Path, model: Method) -> None:
+    best = folder / "checkpoint" / "best.safetensors"
+    if best.is_file():
+        checkpoints.load(best, model)
+    model.eval()
 
 
 class _Trainer:
@@ -51,12 +69,19 @@ class _Trainer:
         from lightning_fabric import Fabric  # takes seconds to import, and only training needs it
 
         device = pick_device(config.device)
-        precision = PRECISIONS[pick_precision(config.precision, device)]
+        precision = pick_precision(config.precision, device)
+        if precision == "fp16" and device.type == "cpu":
+            raise ConfigError("precision='fp16' trains on a GPU only; on the CPU use 'fp32' or 'bf16'.")
+        several = config.devices * config.nodes > 1
         self.fabric = Fabric(
-            accelerator=device.type, devices=config.devices, num_nodes=config.nodes, precision=precision
+            accelerator=device.type,
+            devices=config.devices,
+            num_nodes=config.nodes,
+            precision=PRECISIONS[precision],
+            # not every loss reaches every weight: CLIP trained on sketches leaves its text tower alone
+            strategy="ddp_find_unused_parameters_true" if several else "auto",
         )
-        if config.devices * config.nodes > 1 and self.fabric.world_size == 1:
-            self.fabric.launch()
+        self.fabric.launch()
         self.config, self.folder = config, folder
         self.pixels = data_pixels(data, model.image_size)
         self.train = TrainSet(
@@ -73,10 +98,13 @@ class _Trainer:
 
         if config.checkpoint_activations:
             model.checkpoint_activations()
-        optimizer = _optimizer(model, config)
+        # Fabric clips scaled gradients only for an optimiser that leaves their scale to it, which fused ones do not
+        optimizer = _optimizer(model, config, fused=not (precision == "fp16" and config.clip_grad))
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.model = model.to(self.fabric.device)
-        if world > 1:
+        self.hooks: list = []
+        if several:
+            self._share_statistics()
             model.gather = self._gather
         self.wrapped, self.optimizer = self.fabric.setup(model, optimizer)
         self.wrapped.mark_forward_method("losses")
@@ -93,20 +121,21 @@ class _Trainer:
         if self.config.max_steps:
             last_step = min(last_step, self.config.max_steps)
         while self.step < last_step:
-            epoch, begun, first = self.step // self.steps_per_epoch, time.perf_counter(), self.step
+            epoch, begun, self.pictures = self.step // self.steps_per_epoch, time.perf_counter(), 0
             stop = min((epoch + 1) * self.steps_per_epoch, last_step)
             totals = self._epoch(epoch, stop, totals)
             seconds = time.perf_counter() - begun
-            row = {"epoch": epoch + 1, **self._means(totals), "lr": self.rates[0] * self.factor(self.step - 1)}
-            pictures = (self.step - first) * self.config.batch_size * self.config.accumulate * self.fabric.world_size
-            row |= {"seconds": round(seconds, 2), "images_per_second": round(pictures / seconds, 1)}
+            row = {
+                "epoch": epoch + 1,
+                **self._means(self._over_processes(totals)),
+                "lr": self.rates[0] * self.factor(self.step - 1),
+            }
+            row |= {"seconds": round(seconds, 2), "images_per_second": round(self.pictures / seconds, 1)}
             self._finish_epoch(row, done=stop == last_step)
             totals = {}
             yield row
-        best = self.folder / "checkpoint" / "best.safetensors"
-        if best.is_file():
-            checkpoints.load(best, self.model)
-        self.model.eval()
+        self._release()
+        _take_best(self.folder, self.model)
 
     def _epoch(self, epoch: int, stop: int, totals: dict[str, Tensor]) -> dict[str, Tensor]:
         """The optimiser steps up to `stop`; returns the sums of the losses over the epoch's steps."""
@@ -141,7 +170,7 @@ class _Trainer:
             if self.step % LOOK_EVERY == 0 or self.step == stop:
                 self._stop_on_nan(totals)
             if config.save_every and self.step % config.save_every == 0 and self.step < stop:
-                self._save(totals)
+                self._save(self._over_processes(totals))
         return totals
 
     def _accumulated(self, batches: Iterator[dict], progress: float) -> dict[str, Tensor]:
@@ -149,6 +178,7 @@ class _Trainer:
         total: dict[str, Tensor] = {}
         parts = [batch for batch in (next(batches, None) for _ in range(self.config.accumulate)) if batch is not None]
         for number, batch in enumerate(parts, start=1):
+            self.pictures += len(batch["pids"]) * self.fabric.world_size
             with self.fabric.no_backward_sync(self.wrapped, enabled=number < len(parts)):
                 losses = self.losses(self._on_device(batch) | {"progress": progress})
                 self.fabric.backward(sum(losses.values()) / len(parts))
@@ -163,6 +193,32 @@ class _Trainer:
             gathered.register_hook(Tensor.contiguous)
         return gathered.flatten(0, 1)
 
+    def _share_statistics(self) -> None:
+        """Lets batch normalisation see the features of all processes, as it would in one.
+
+        torch's SyncBatchNorm does it for GPUs only. The features here are a few vectors a picture.
+        """
+
+        def whole(norm, args):
+            return (self._gather(args[0]),) if norm.training else None
+
+        def share(norm, args, output):
+            return output.chunk(self.fabric.world_size)[self.fabric.global_rank] if norm.training else None
+
+        for module in self.model.modules():
+            if isinstance(module, torch.nn.BatchNorm1d):
+                self.hooks += [module.register_forward_pre_hook(whole), module.register_forward_hook(share)]
+
+    def _release(self) -> None:
+        """Leaves the model as one that a single process can use, also where all processes keep it (torchrun)."""
+        for hook in self.hooks:
+            hook.remove()
+        self.model.__dict__.pop("gather", None)
+
+    def _over_processes(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The means over all processes, whose losses differ where they are taken before features are gathered."""
+        return {name: self.fabric.all_reduce(value) for name, value in totals.items()}
+
     def _on_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         batch = {name: value.to(self.fabric.device, non_blocking=True) for name, value in batch.items()}
         for name in ("images", "sketches"):
@@ -173,7 +229,8 @@ class _Trainer:
     def _finish_epoch(self, row: dict, done: bool) -> None:
         """Measures, keeps the best and the last checkpoint, and writes the log line."""
         if self.select:
-            rows, _ = evaluate(Encoder(self.model, self.pixels), self.select)
+            encoder = Encoder(self.model, self.pixels, shared=self.fabric.world_size > 1)
+            rows, _ = evaluate(encoder, self.select)
             row |= {f"{r['task']} {name}": r[name] for r in rows for name in ("R@1", "R@5", "R@10", "mAP", "mINP")}
             score = row.get(self.config.select_by)
             if score is None:
@@ -187,7 +244,7 @@ class _Trainer:
         self._save({}, done)
         if self.fabric.global_rank == 0:
             lines = "".join(json.dumps(entry) + "\n" for entry in self.rows)
-            (self.folder / "log.jsonl").write_text(lines)
+            write_text(self.folder / "log.jsonl", lines)
 
     # -- what is kept ----------------------------------------------------------------------------------------------
 
@@ -241,9 +298,9 @@ class _Trainer:
                 )
 
 
-def _optimizer(model: Method, config: Config) -> torch.optim.Optimizer:
+def _optimizer(model: Method, config: Config, fused: bool) -> torch.optim.Optimizer:
     kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
     if config.optimizer not in kinds:
         raise ConfigError(f"optimizer should be 'adamw' or 'adam' and got {config.optimizer!r}.")
     groups = [group for group in model.parameter_groups(config) if group["params"]]
-    return kinds[config.optimizer](groups, betas=config.betas, eps=config.eps, fused=True)
+    return kinds[config.optimizer](groups, betas=config.betas, eps=config.eps, fused=fused)

@@ -1,0 +1,342 @@
+"""Several processes train as one: the same batches, gradients and numbers, in a notebook, a script, under torchrun."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from reidlib import runner
+from reidlib.config import Config
+from reidlib.data import load
+from reidlib.data.batches import TrainSet, data_pixels
+from reidlib.errors import ConfigError, DataError, ReidError
+from reidlib.evaluation import Encoder, tasks
+from reidlib.losses.contrastive import both_ways, identity_targets, itc
+from reidlib.methods.base import Method
+from reidlib.methods.cfine import CFine, CFineConfig
+from reidlib.methods.clip import Clip, ClipConfig
+from reidlib.methods.interactreid import AdaptConfig, InteractReIDAdapt, InteractReIDInvert, InvertConfig
+from reidlib.training import fit, processes
+
+
+def still(ids: Tensor, shift: int) -> Tensor:
+    """Pictures (B, 3, 128, 64) that depend on their ids alone, so that no process augments them its own way."""
+    grid = torch.arange(3 * 128 * 64).view(1, 3, 128, 64)
+    return torch.sin(0.01 * grid * (1 + ids.view(-1, 1, 1, 1)) + shift)
+
+
+class Still:
+    """A method without chance: no augmentation, no dropout."""
+
+    def __init__(self, config, num_classes=0):
+        super().__init__(config, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+
+    def losses(self, batch):
+        pictures = {
+            name: still(batch["image_ids"], n) for n, name in enumerate(("images", "sketches")) if name in batch
+        }
+        return super().losses(batch | pictures)
+
+
+class StillClip(Still, Clip):
+    pass
+
+
+class StillCFine(Still, CFine):  # batch normalisation
+    pass
+
+
+class StillAdapt(Still, InteractReIDAdapt):  # soft targets from gathered features
+    pass
+
+
+class StillInvert(Still, InteractReIDInvert):  # frozen weights
+    pass
+
+
+class Small(Method):
+    """Two linear maps, quick to import and to train; its loss grows with the epochs done."""
+
+    name = "small"
+    queries = ("text",)
+
+    def __init__(self, config, num_classes=0):
+        super().__init__()
+        self.config = config
+        self.picture, self.word = nn.Linear(96, 8), nn.EmbeddingBag(128, 8, padding_idx=0)
+
+    def tokenize(self, texts):
+        return torch.tensor([[ord(letter) % 128 for letter in text[:40].ljust(40, "\0")] for text in texts])
+
+    def embed_image(self, images):
+        return normalize(self.picture(images.unflatten(2, (32, 4)).mean((3, 4)).flatten(1)), dim=-1)
+
+    def embed_text(self, ids):
+        return normalize(self.word(ids), dim=-1)
+
+    def losses(self, batch):
+        photos, texts = self.embed_image(still(batch["image_ids"], 0)), self.embed_text(batch["caption_ids"])
+        targets = identity_targets(self.gather(batch["pids"]))
+        loss = both_ways(itc, 20 * self.gather(texts) @ self.gather(photos).T, targets)
+        return {"t2i": (1 + batch["progress"]) * loss}
+
+
+class Fails(Small):
+    def losses(self, batch):
+        if os.environ["RANK"] == "1":
+            raise DataError("This process was told to stop.")
+        return super().losses(batch)
+
+
+class Dies(Small):
+    def losses(self, batch):
+        if os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().losses(batch)
+
+
+class Endless(Small):
+    def losses(self, batch):
+        time.sleep(600)
+
+
+# Steps are linear in the gradient where eps is far above it; Adam's own would turn rounding errors into steps.
+LINEAR = {"device": "cpu", "batch_size": 16, "max_steps": 2, "warmup_epochs": 0.0, "lr": 0.1, "eps": 1.0}
+CASES: dict = {
+    "clip": (StillClip, ClipConfig, {}),
+    "clip of sketches": (StillClip, ClipConfig, {"views": ("sketch",)}),  # no gradient for the text tower
+    "interactreid-1": (StillAdapt, AdaptConfig, {"text_dropout": 0.0}),
+    "interactreid": (StillInvert, InvertConfig, {"text_dropout": 0.0, "mapping_dropout": 0.0}),
+    "cfine": (StillCFine, CFineConfig, {}),
+}
+
+
+def case(name: str, devices: int) -> Method:
+    kind, config, more = CASES[name]
+    torch.manual_seed(0)
+    return kind(config.preset("toy", backbone="toy-random", devices=devices, **LINEAR, **more), 40)
+
+
+def small(kind: type[Method] = Small, **more) -> Method:
+    torch.manual_seed(0)
+    return kind(Config().replace(**{"device": "cpu", "batch_size": 16, "max_steps": 3} | more))
+
+
+def weights(model: Method) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def largest_difference(these: dict[str, Tensor], those: dict[str, Tensor]) -> float:
+    return max(float((value - those[name]).abs().max()) for name, value in these.items())
+
+
+def embedded(model: Method, data, shared: bool) -> list[Tensor]:
+    encoder = Encoder(model, data_pixels(data, model.image_size), batch_size=7, shared=shared)
+    return [
+        part for task in tasks(data, "val", ["text"]) for part in (task.embed(encoder), encoder.gallery(task.gallery))
+    ]
+
+
+def under_torchrun(root: str, folder: str) -> None:
+    """What each of the two processes of `test_two_processes_equal_one` does."""
+    data, folder, results = load("toy", Path(root)), Path(folder), {}
+    for name in CASES:
+        model = case(name, devices=2)
+        rows = list(fit(model, data, model.config, folder / name, select=[]))
+        results[name] = (rows[-1]["loss"], weights(model))
+    results["embedded"] = embedded(small().eval(), data, shared=True)
+    odd = small(devices=2, batch_size=2 * (len(data.split("train")) // 2), epochs=1, max_steps=0, drop_last=False)
+    results["rows of an odd batch"] = list(fit(odd, data, odd.config, folder / "odd"))
+    torch.save(results, folder / f"{os.environ['RANK']}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def data(toy_root):
+    return load("toy", toy_root)
+
+
+def test_two_processes_equal_one(data, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom reidlib.tests.test_distributed import under_torchrun as go\ngo(*sys.argv[1:])\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run([*command, script, data.root.parent, tmp_path], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    for name in CASES:
+        model = case(name, devices=1)
+        start = weights(model)
+        rows = list(fit(model, data, model.config, tmp_path / f"{name} alone", select=[]))
+        moved = largest_difference(start, weights(model))
+        for loss, theirs in (first[name], second[name]):
+            print(name, loss - rows[-1]["loss"], largest_difference(theirs, weights(model)), moved)
+            assert loss == pytest.approx(rows[-1]["loss"], rel=1e-5), name
+            assert largest_difference(theirs, weights(model)) < 1e-3 * moved, name
+    alone = embedded(small().eval(), data, shared=False)
+    for theirs in (first["embedded"], second["embedded"]):
+        assert all(torch.equal(a, b) for a, b in zip(theirs, alone, strict=True))
+    assert first["rows of an odd batch"][-1]["t2i R@1"] == second["rows of an odd batch"][-1]["t2i R@1"]
+
+
+NOTEBOOK = """
+from pathlib import Path
+from reidlib.data import load
+from reidlib.tests.test_distributed import small
+from reidlib.training import fit
+model = small(devices=2)
+rows = [row for row in fit(model, load("toy", Path(root)), model.config, Path(folder))]
+import json, torch
+json.dump(rows, open(Path(folder, "rows.json"), "w"))
+torch.save(model.state_dict(), Path(folder, "weights.pt"))
+"""
+
+
+def test_a_notebook_cell_trains_with_two_processes(data, tmp_path):
+    cells = [nbformat.v4.new_code_cell('root = ""\nfolder = ""', metadata={"tags": ["parameters"]})]
+    notebook = nbformat.v4.new_notebook(cells=[*cells, nbformat.v4.new_code_cell(NOTEBOOK)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, tmp_path / "two.ipynb")
+    given = {"root": str(data.root.parent), "folder": str(tmp_path / "two")}
+    runner.execute(runner.Run(runner.Notebook(tmp_path / "two.ipynb"), given, "two"))
+    model = small()
+    rows = list(fit(model, data, model.config, tmp_path / "one"))
+    theirs = json.loads((tmp_path / "two" / "rows.json").read_text())
+    for one, two in zip(rows, theirs, strict=True):
+        timed = ("seconds", "images_per_second")
+        assert {k: v for k, v in two.items() if k not in timed} == pytest.approx(
+            {k: v for k, v in one.items() if k not in timed}, rel=1e-5
+        )
+    assert largest_difference(torch.load(tmp_path / "two" / "weights.pt", weights_only=True), weights(model)) < 1e-6
+    assert not (tmp_path / "two" / "job.pt").exists()
+    log = (tmp_path / "two" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in log] == theirs
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "message"),
+    [
+        (Fails, DataError, "^This process was told to stop.$"),
+        (Dies, ReidError, "^Training process 1 of 2 was killed by SIGKILL; the same call goes on"),
+    ],
+)
+def test_a_process_that_ends_early_ends_all_in_one_sentence(data, tmp_path, monkeypatch, kind, error, message):
+    started, start = [], processes._start
+    monkeypatch.setattr(processes, "_start", lambda *given: started.append(start(*given)) or started[-1])
+    model = small(kind, devices=2)
+    with pytest.raises(error, match=message):
+        list(fit(model, data, model.config, tmp_path, select=[]))
+    assert len(started) == 2 and all(process.poll() is not None for process in started)
+    assert not (tmp_path / "job.pt").exists()
+
+
+def test_no_process_outlives_a_killed_starter(data, tmp_path):
+    script = "import sys\nfrom pathlib import Path\nfrom reidlib.data import load\nfrom reidlib.training import fit\n"
+    script += "from reidlib.tests.test_distributed import Endless, small\nmodel = small(Endless, devices=2)\n"
+    script += "list(fit(model, load('toy', Path(sys.argv[1])), model.config, Path(sys.argv[2])))\n"
+    starter = subprocess.Popen([sys.executable, "-c", script, data.root.parent, tmp_path])
+    wait_for(lambda: len(working_on(tmp_path / "job.pt")) == 2)
+    starter.kill()
+    starter.wait()
+    wait_for(lambda: not working_on(tmp_path / "job.pt"))
+
+
+def working_on(job: Path) -> list[str]:
+    """The processes of this machine that were started with the job."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found += [str(file)] if str(job).encode() in file.read_bytes().split(b"\0") else []
+        except OSError:  # ended while it was looked at
+            continue
+    return found
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"device": "cuda", "devices": 2}, "devices=2 were asked for and the GPUs here are 1"),
+        ({"nodes": 2}, "torchrun --nnodes=2 --nproc-per-node=1"),
+        ({"devices": 3}, "batch_size=16 should be a multiple of the 3 devices"),
+        ({"precision": "fp16"}, "precision='fp16' trains on a GPU only"),
+    ],
+)
+def test_what_the_machine_cannot_give_is_one_sentence(data, tmp_path, monkeypatch, change, message):
+    if "device" in change:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    model = small(**change)
+    with pytest.raises(ConfigError, match=message):
+        list(fit(model, data, model.config, tmp_path, select=[]))
+
+
+def test_torchrun_and_the_settings_must_agree(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="torchrun started 2 processes, but devices=1 on nodes=1 are 1"):
+        list(fit(small(), data, small().config, tmp_path, select=[]))
+
+
+def test_a_class_of_the_notebook_itself_is_one_sentence(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(Small, "__module__", "__main__")
+    with pytest.raises(ReidError, match="needs Small in a module that other processes can import"):
+        list(fit(small(devices=2), data, small(devices=2).config, tmp_path, select=[]))
+
+
+def test_a_batch_that_cannot_be_shared_equally_loses_what_is_over(data):
+    train = TrainSet(data, data_pixels(data, (8, 4)), ("captions",))
+    train.tokenize(lambda words: torch.arange(len(words))[:, None])
+    size = len(train) - 5 - len(train) % 2  # leaves an odd rest
+    size -= size % 2
+    rest = len(train) - size
+    assert rest % 2 or rest > 4
+    shares = [[len(b["pids"]) for b in train.batches(0, size, drop_last=False, rank=r, world=2)] for r in range(2)]
+    assert shares == [[size // 2, rest // 2]] * 2
+
+
+def test_accumulated_half_batches_make_the_whole_where_pictures_do_not_meet(data, tmp_path):
+    class Alone(Small):
+        def losses(self, batch):
+            photos, texts = self.embed_image(still(batch["image_ids"], 0)), self.embed_text(batch["caption_ids"])
+            return {"apart": (photos - texts).square().sum(dim=1).mean()}
+
+    whole, halves = small(Alone, max_steps=2), small(Alone, max_steps=2, batch_size=8, accumulate=2)
+    for model in (whole, halves):
+        list(fit(model, data, model.config, tmp_path / str(model.config.accumulate), select=[]))
+    assert largest_difference(weights(whole), weights(halves)) < 1e-6
+
+
+def test_a_compiled_loss_is_compiled_anew_for_no_step(data, tmp_path, monkeypatch):
+    compiled = []
+
+    def counted(graph, _inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counted))
+    plain, fast = small(max_steps=8), small(max_steps=8, compile=True)
+    for model in (plain, fast):
+        list(fit(model, data, model.config, tmp_path / str(model.config.compile), select=[]))
+    assert largest_difference(weights(plain), weights(fast)) < 1e-6
+    assert 1 <= len(compiled) <= 3  # once, and once more when the epochs done are seen to change
