@@ -7,7 +7,7 @@ import textwrap
 import warnings
 from pathlib import Path
 
-from reidlib.errors import ReidError
+from reidlib.errors import ConfigError, ReidError
 from reidlib.paths import data_dir, outputs_dir
 
 # What is slow to import (torch, pandas, papermill) is imported by the command that needs it.
@@ -25,7 +25,10 @@ examples:
   reid run                                             every notebook, in order, on the toy world
   reid run 02 -p dataset cuhk-pedes -p preset paper    one notebook, on a real data set
   reid results                                         one table of everything in outputs/
+  reid reproduce 02_clip_baseline                      a run once more: does it come to the same numbers?
 """
+
+BENCHMARKS = ("steps", "arithmetic", "memory", "evaluation", "search", "pictures")
 
 
 class Parser(argparse.ArgumentParser):
@@ -74,9 +77,14 @@ def build_parser() -> Parser:
     command(list_notebooks, "list", "the notebooks and their parameters")
     results = command(show_results, "results", "one table of all runs in outputs/")
     results.add_argument("--csv", action="store_true", help="comma-separated values, unrounded")
+    again = command(reproduce, "reproduce", "run a run again and compare its metrics")
+    again.add_argument("run", metavar="RUN", help="the folder in outputs/")
     check = command(check_dataset, "check", "check a data set's files")
     check.add_argument("dataset", metavar="DATASET", help="cuhk-pedes, icfg-pedes, ... (data/README.md lists them)")
     check.add_argument("--root", type=Path, help="its folder (default: its own name under data/)")
+    benchmark = command(run_benchmarks, "benchmark", "measure what the methods and the tools cost")
+    benchmark.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; none means all")
+    benchmark.add_argument("--preset", choices=("toy", "paper"), default="toy", help="size of the models")
     command(make_toy, "toy", "make the toy world (notebooks make it when they need it)")
     return parser
 
@@ -141,6 +149,36 @@ def show_results(options: argparse.Namespace) -> None:
     print(summary.to_csv(index=False) if options.csv else results.as_text(summary) + "\n", end="")
 
 
+def reproduce(options: argparse.Namespace) -> int:
+    """Run the notebook of a run again with the parameters it had, and compare every value of its metrics exactly.
+
+    Prints "equal" (status 0), or what differs (status 1) and keeps the second run in outputs/.again/RUN. Warns where
+    the code, the versions, the machine, the data or the models it is built on are not those of the first run.
+    """
+    import shutil
+
+    from reidlib import results, runner
+
+    run, first = runner.plan_again(options.run), outputs_dir() / options.run
+    results.differences(first, first)  # is there anything to compare?
+    try:
+        print(f"{runner.execute(run):.1f} s")
+    except runner.NotebookError as error:
+        print(f"reid: {error}", file=sys.stderr)
+        return 1
+    second = outputs_dir() / run.name
+    for sentence in results.other_conditions(first, second):
+        warnings.warn(sentence, stacklevel=1)
+    found = results.differences(first, second)
+    if found.empty:
+        print("equal")
+        shutil.rmtree(second)
+        return 0
+    print(found.to_string(index=False))
+    print(f"The second run is kept in {second}.")
+    return 1
+
+
 def check_dataset(options: argparse.Namespace) -> int:
     """Read a data set, count it against the published figures, and look for missing or damaged files."""
     from reidlib.data import check, load
@@ -150,6 +188,30 @@ def check_dataset(options: argparse.Namespace) -> int:
     report = check(data)
     print(report)
     return 0 if report.ok else 1
+
+
+def run_benchmarks(options: argparse.Namespace) -> None:
+    """Measure training steps against bare ones, memory, evaluation, search in up to a million pictures, and the way
+    from files to batches. Prints tables and writes them to outputs/benchmark.../benchmark.json with the machine's
+    description. `memory` and `arithmetic` need no GPU for the paper's sizes; `steps` in the paper's sizes does.
+    """
+    import pandas as pd
+
+    from reidlib import benchmarks, runner
+    from reidlib.runs import Run
+
+    unknown = set(options.names) - set(BENCHMARKS)
+    if unknown:
+        raise ConfigError(f"Nothing to measure is called {min(unknown)!r}; expected {', '.join(BENCHMARKS)}.")
+    parameters = {"only": "-".join(options.names)} if options.names else {}
+    parameters |= {"preset": options.preset} if options.preset != "toy" else {}
+    run, found = Run(runner.run_name("benchmark", parameters)), {"machine": benchmarks.machine()}
+    print("  ".join(f"{name}: {value}" for name, value in found["machine"].items() if value))
+    for name in options.names or BENCHMARKS:
+        found[name] = benchmarks.MEASUREMENTS[name](options.preset)
+        print(f"\n{name}\n{pd.DataFrame(found[name]).to_string(index=False, float_format='{:.3g}'.format)}", flush=True)
+        run.write_json("benchmark.json", found)
+    print(f"\nWritten: {run.folder / 'benchmark.json'}")
 
 
 def make_toy(options: argparse.Namespace) -> None:

@@ -1,9 +1,13 @@
-"""Where things lie: data, notebooks, outputs and caches, and the check that a path stays inside its root."""
+"""Where things lie, the check that a path stays inside its root, and writing files whole or not at all."""
 
+import json
 import os
+import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from reidlib.errors import DataError
+from reidlib.errors import DataError, ReidError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -35,7 +39,7 @@ def run_dir(run: str) -> Path:
 
 
 def inside(root: Path, relative: str) -> Path:
-    """`root / relative`, refused with DataError when it is absolute or climbs out of `root`.
+    """`root / relative`, refused with DataError when it is absolute, climbs out of `root`, or is no name of a file.
 
     The check is on the words of the path, so it costs no look at the disk and a link that the owner of the data
     placed inside the root still works.
@@ -43,4 +47,47 @@ def inside(root: Path, relative: str) -> Path:
     pure = PurePosixPath(str(relative).replace("\\", "/"))
     if pure.is_absolute() or ".." in pure.parts or not pure.parts or pure.parts[0][1:2] == ":":
         raise DataError(f"The path {relative!r} leaves its folder {root}; expected a path relative to it.")
+    if not all(map(_may_be_called, pure.parts)):
+        raise DataError(
+            f"The path {reprlib.repr(str(relative))} is longer, or has other characters, than file names may."
+        )
     return Path(root, *pure.parts)
+
+
+def _may_be_called(name: str) -> bool:
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return b"\0" not in encoded and len(encoded) <= 255
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Gives a path beside `path` to write to; when the block is done, that file takes the name `path` in one step.
+
+    So a reader, and whoever comes after a crash or a full disk, finds the file as it was or as it is meant to be. What
+    fails leaves nothing behind, a killed process at most `<name>.<process>.part`. Raises ReidError where the disk is
+    full or forbids writing.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # several processes may write one file
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ReidError(f"{path} could not be written ({reason}); what was there before is untouched.") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8, whole or not at all; bytes of file names that are no UTF-8 are written as they are."""
+    with written_whole(path) as part:
+        part.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
+
+
+def write_json(path: Path, data: object, **options: object) -> None:
+    write_text(path, json.dumps(data, **options))

@@ -2,10 +2,14 @@
 
 import json
 import warnings
+import zipfile
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+from reidlib.errors import DataError
 
 METRICS = ["R@1", "R@5", "R@10", "mAP", "mINP"]
 GROUP = ["method", "label", "dataset", "split", "task", "round"]
@@ -57,15 +61,20 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
 def per_query(folder: Path, dataset: str) -> dict[tuple[str, str], dict[str, np.ndarray]]:
     """What each query of the test split fared: (label, task) -> {"first", "average_precision"}, each (seeds, Q).
 
-    Newer runs of the same seed win; runs whose number of queries differs from the newest are left out.
+    Newer runs of the same seed win; runs whose number of queries differs from the newest are left out. A damaged file
+    is passed over with a warning that names it.
     """
     found: dict[tuple[str, str], dict[str, dict[str, np.ndarray]]] = {}
     for path in sorted(Path(folder).glob("*/per_query.npz"), key=lambda path: (path.stat().st_mtime_ns, path)):
-        with np.load(path, allow_pickle=False) as arrays:
-            for key in arrays.files:
-                _, label, of, seed, task, what = key.split("|")
-                if of == dataset:
-                    found.setdefault((label, task), {}).setdefault(what, {})[seed] = arrays[key]
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                parts = {tuple(key.split("|")): arrays[key] for key in arrays.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            warnings.warn(f"{path} is passed over: expected arrays of a run ({error!r}).", stacklevel=2)
+            continue
+        for (_, label, of, seed, task, what), array in parts.items():
+            if of == dataset:
+                found.setdefault((label, task), {}).setdefault(what, {})[seed] = array
     return {
         key: {what: _stacked(list(seeds.values())) for what, seeds in parts.items()} for key, parts in found.items()
     }
@@ -73,6 +82,65 @@ def per_query(folder: Path, dataset: str) -> dict[tuple[str, str], dict[str, np.
 
 def _stacked(arrays: list[np.ndarray]) -> np.ndarray:
     return np.stack([array for array in arrays if len(array) == len(arrays[-1])])
+
+
+def differences(before: Path, after: Path) -> pd.DataFrame:
+    """What differs between the metrics of two runs' folders, exactly: columns value, before, after; empty if nothing.
+
+    Raises DataError where a run has no metrics.json.
+    """
+    old, new = (_values(_read(Path(folder) / "metrics.json", {"built_on"})) for folder in (before, after))
+    changed = [name for name in {**old, **new} if not _same(old.get(name, ""), new.get(name, ""))]
+    rows = [(name, old.get(name, ""), new.get(name, "")) for name in changed]
+    return pd.DataFrame(rows, columns=["value", "before", "after"])
+
+
+def other_conditions(before: Path, after: Path) -> list[str]:
+    """A sentence for each of versions, machine, commit, data and models built on in which two runs' folders differ."""
+    old, new = ({**_read(Path(folder) / "config.json"), **_built_on(folder)} for folder in (before, after))
+    told = []
+    for key in ("config", "data_fingerprint", "versions", "machine", "commit", "built_on"):
+        was, now = _values(old.get(key), key), _values(new.get(key), key)
+        told += [
+            f"{name} was {was.get(name, 'not recorded')!r} and is {now.get(name, 'not recorded')!r}."
+            for name in {**was, **now}
+            if name not in was or name not in now or not _same(was[name], now[name])
+        ]
+    if old.get("commit") == new.get("commit") and "dirty" in str(old.get("commit")):
+        told.append(f"The code differed from commit {old['commit']} and may have changed between the runs.")
+    return told
+
+
+def _built_on(folder: Path) -> dict:
+    return {"built_on": _read(Path(folder) / "metrics.json").get("built_on")}
+
+
+def _read(file: Path, without: Collection[str] = ()) -> dict:
+    try:
+        content = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{file} cannot be read; expected what a finished run writes ({error}).") from error
+    return {key: value for key, value in content.items() if key not in without}
+
+
+def _values(content: object, where: str = "") -> dict[str, object]:
+    """Every single value in nested lists and dictionaries, by a readable path."""
+    if isinstance(content, dict):
+        inner = [(f"{where} {key}".strip(), value) for key, value in content.items()]
+    elif isinstance(content, list):
+        inner = [(f"{where} {_called(number, value)}", value) for number, value in enumerate(content)]
+    else:
+        return {} if content is None else {where: content}
+    return {name: value for path, part in inner for name, value in _values(part, path).items()}
+
+
+def _called(number: int, row: object) -> str:
+    words = [str(row[key]) for key in ("label", "task", "round") if row.get(key)] if isinstance(row, dict) else []
+    return f"{number} ({', '.join(words)})" if words else str(number)
+
+
+def _same(one: object, other: object) -> bool:
+    return one == other or (one != one and other != other)  # NaN is as good as NaN
 
 
 def as_markdown(table: pd.DataFrame) -> str:

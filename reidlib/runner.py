@@ -6,19 +6,23 @@ import hashlib
 import json
 import os
 import re
+import reprlib
+import shutil
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from reidlib import errors
 from reidlib.errors import ConfigError, DataError, ReidError
-from reidlib.paths import notebooks_dir, run_dir
+from reidlib.paths import inside, notebooks_dir, outputs_dir, run_dir
 
 LONGEST_RUN_NAME = 120
+NOTEBOOK = "reidlib_notebook"  # in an executed copy's metadata: the stem of the notebook that was run
+AGAIN = ".again"  # in outputs/: hidden from results and from the notebooks that look for trained models
 
 
 class NotebookError(Exception):
@@ -94,8 +98,8 @@ def select(names: list[str]) -> list[Notebook]:
 def _is_called(stem: str, name: str) -> bool:
     number, _, title = stem.partition("_")
     name = Path(name).name.removesuffix(".ipynb")
-    if name.isdigit():
-        return number.isdigit() and int(number) == int(name)
+    if name.isdecimal():
+        return number.isdecimal() and int(number) == int(name)
     return bool(name) and (stem.startswith(name) or title.startswith(name))
 
 
@@ -103,7 +107,7 @@ def parse_value(text: str) -> object:
     """A Python literal where `text` is one, else the text itself."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return text
 
 
@@ -121,8 +125,11 @@ def plan(chosen: list[Notebook], parameters: dict[str, object], name: str | None
             raise ConfigError(f"No parameter of {asked} is called {parameter!r}; {hint}.")
     if name is not None and len(chosen) > 1:
         raise ConfigError(f"One run name ({name!r}) cannot serve {len(chosen)} notebooks; name one notebook.")
-    if name is not None and (not name or name != _sanitised(name)):
-        raise ConfigError(f"The run name {name!r} may only hold letters, digits and _ . = + - (not a dot in front).")
+    if name is not None and (not name or name != _sanitised(name) or len(name) > LONGEST_RUN_NAME):
+        raise ConfigError(
+            f"The run name {reprlib.repr(name)} may only hold letters, digits and _ . = + - (not a dot in front), "
+            f"{LONGEST_RUN_NAME} of them at most."
+        )
     return [_plan_one(notebook, parameters, name) for notebook in chosen]
 
 
@@ -137,16 +144,46 @@ def _plan_one(notebook: Notebook, parameters: dict[str, object], name: str | Non
 
 
 def _checked(notebook: Notebook, name: str, value: object) -> object:
-    """`value`, made a float where the default is one; ConfigError when it is not of the default's type."""
+    """`value`, made a float where the default is one and a list of a tuple; ConfigError when it is not of the
+    default's type, or nothing that a notebook's file can hold."""
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False).encode()  # what papermill would stumble over
+        value = json.loads(text)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"The parameter {name!r} of {notebook.stem} should be made of ordinary text, numbers, lists and "
+            f"dictionaries ({error})."
+        ) from error
     expected = type(notebook.parameters[name])
     if expected is float and type(value) is int:
         return float(value)
     if expected is not type(None) and type(value) is not expected:
         raise ConfigError(
             f"The parameter {name!r} of {notebook.stem} is of type {expected.__name__} "
-            f"(default {notebook.parameters[name]!r}); {value!r} is of type {type(value).__name__}."
+            f"(default {notebook.parameters[name]!r}); {reprlib.repr(value)} is of type {type(value).__name__}."
         )
     return value
+
+
+def plan_again(name: str) -> Run:
+    """The run of outputs/<name> once more, with the parameters it had, into the emptied outputs/.again/<name>.
+
+    Raises DataError where no such run was finished, ConfigError where its notebook has other parameters now.
+    """
+    executed = inside(outputs_dir(), name) / "executed.ipynb"
+    if not executed.is_file():
+        finished = [path.parent.name for path in sorted(outputs_dir().glob("[!.]*/executed.ipynb"))]
+        hint = f"the nearest that was is {_nearest(name, finished)!r}" if finished else "none was yet"
+        raise DataError(f"No run {name!r} was finished in {outputs_dir()}; {hint}.")
+    try:
+        about = json.loads(executed.read_text(encoding="utf-8"))["metadata"]
+        stem, parameters = about[NOTEBOOK], dict(about["papermill"]["parameters"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{executed} does not say how it was run ({error!r}); expected one by `reid run`.") from error
+    [run] = plan([Notebook(inside(notebooks_dir(), f"{stem}.ipynb"))], parameters)
+    again = f"{AGAIN}/{name}"
+    shutil.rmtree(inside(outputs_dir(), again), ignore_errors=True)
+    return replace(run, name=again, parameters=run.parameters | {"run": again})
 
 
 def run_name(stem: str, parameters: dict[str, object]) -> str:
@@ -179,13 +216,15 @@ def execute(run: Run) -> float:
     import papermill
 
     folder = run_dir(run.name)
+    notebook = nbformat.read(run.notebook.path, as_version=4)
+    notebook.metadata[NOTEBOOK] = run.notebook.stem
     partial = folder / "executed.partial.ipynb"
     partial.unlink(missing_ok=True)
     started = time.perf_counter()
     try:
         with _kernel_of_this_interpreter():
             papermill.execute_notebook(
-                nbformat.read(run.notebook.path, as_version=4),
+                notebook,
                 partial,
                 run.parameters,
                 kernel_name="python3",

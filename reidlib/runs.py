@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from reidlib import methods, paths
 from reidlib.config import Config
@@ -21,6 +21,7 @@ from reidlib.methods.base import Method
 from reidlib.training import checkpoints
 
 PACKAGES = ("torch", "open_clip_torch", "transformers", "numpy", "pillow")
+_loaded: dict[str, str] = {}  # the trained models that this process has loaded, with a fingerprint of their weights
 
 
 class Run:
@@ -41,6 +42,7 @@ class Run:
                 "data_fingerprint": fingerprint(data),
                 "config": None if config is None else config.as_dict(),
                 "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+                "machine": _machine(),
                 "commit": _commit(),
                 **more,
             },
@@ -53,21 +55,23 @@ class Run:
             key = "|".join(str(labels.get(name, "")) for name in ("method", "label", "dataset", "seed")) + f"|{task}"
             self.per_query[f"{key}|first"] = found.first
             self.per_query[f"{key}|average_precision"] = found.average_precision
+        with paths.written_whole(self.folder / "per_query.npz") as part, part.open("wb") as out:
+            np.savez_compressed(out, **self.per_query)
         self.write_json("metrics.json", {"rows": self.rows})
-        partial = self.folder / "per_query.partial.npz"
-        np.savez_compressed(partial, **self.per_query)
-        partial.replace(self.folder / "per_query.npz")
 
     def figure(self, name: str, figure) -> None:
         """Keeps a matplotlib figure as figures/<name>.png."""
         folder = self.folder / "figures"
         folder.mkdir(exist_ok=True)
-        figure.savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight")
+        with paths.written_whole(folder / f"{name}.png") as part:
+            figure.savefig(part, format="png", dpi=110, bbox_inches="tight")
 
     def write_json(self, name: str, content: dict) -> None:
-        partial = self.folder / f"{name}.{os.getpid()}.partial"
-        partial.write_text(json.dumps(content, indent=1, default=str))
-        partial.replace(self.folder / name)
+        """Writes a file of the run; metrics.json also says on which trained models of other runs it is built."""
+        if name == "metrics.json":
+            others = {model: mark for model, mark in _loaded.items() if not f"{model}/".startswith(f"{self.name}/")}
+            content = content | {"built_on": others}
+        paths.write_json(self.folder / name, content, indent=1, default=str)
 
 
 def load_model(run: str, part: str = "", which: str = "best") -> Method:
@@ -75,10 +79,15 @@ def load_model(run: str, part: str = "", which: str = "best") -> Method:
 
     Raises CheckpointError when the run has none.
     """
-    file = paths.inside(paths.outputs_dir(), run) / part / "checkpoint" / f"{which}.safetensors"
+    file = paths.inside(paths.outputs_dir(), f"{run}/{part}") / "checkpoint" / f"{which}.safetensors"
     state = checkpoints.read_state(file)
-    model = methods.create(state["method"], state["config"], state["num_classes"])
+    try:
+        method, settings, people = state["method"], dict(state["config"]), int(state["num_classes"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{file} does not say of which method it is; expected a checkpoint of fit.") from error
+    model = methods.create(method, settings, people)
     checkpoints.load(file, model)
+    _loaded[f"{run}/{part}".strip("/")] = _fingerprint_of_weights(model)
     return model.eval()
 
 
@@ -87,7 +96,7 @@ def trained(method: str = "", **described) -> list[tuple[str, str]]:
 
     Of one method or of all; `described` asks for values in the run's config.json, such as dataset="toy", seed=0.
     """
-    files = sorted(paths.outputs_dir().glob("*/**/checkpoint/best.json"), key=lambda file: file.stat().st_mtime)
+    files = sorted(paths.outputs_dir().glob("[!.]*/**/checkpoint/best.json"), key=lambda file: file.stat().st_mtime)
     found = []
     for file in files:
         name = _json(file, "the JSON beside a checkpoint").get("method")
@@ -104,7 +113,7 @@ def trained(method: str = "", **described) -> list[tuple[str, str]]:
 def _json(file: Path, kind: str) -> dict:
     try:
         return dict(json.loads(file.read_text()))
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, RecursionError) as error:
         raise CheckpointError(f"{file} should be {kind} and is not ({error}).") from error
 
 
@@ -132,6 +141,20 @@ def fingerprint(data: PersonData) -> str:
     """Sixteen hexadecimal digits of the whole table: another record, split or word gives another fingerprint."""
     content = data.table.to_json(orient="split", default_handler=str)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _fingerprint_of_weights(model: Method) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for tensor in model.state_dict().values():
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _machine() -> dict[str, str | int]:
+    """What the last digits of a sum depend on."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    cpu = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    return {"system": platform.system(), "cpu": cpu, "threads": torch.get_num_threads(), "gpu": gpu}
 
 
 def _commit() -> str:

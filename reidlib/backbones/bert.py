@@ -119,6 +119,6 @@ def _fetched(load: Callable, name: str, **options: Any):
         return load(name, **options)
     except (OSError, ValueError) as error:
         raise ReidError(
-            f"The text encoder {name!r} could not be loaded ({str(error).splitlines()[0]}). Without a network, fetch "
-            f"it on another machine (huggingface-cli download {name}) and name the folder."
+            f"The text encoder {name!r} could not be loaded ({str(error).splitlines()[0].rstrip('.')}). "
+            f"Without a network, fetch it on another machine (huggingface-cli download {name}) and name the folder."
         ) from error

@@ -91,7 +91,7 @@ class CLIP(nn.Module):
             raise ConfigError(
                 f"{type(visual).__name__} gives no tokens; this method needs one of open_clip's own ViT models."
             )
-        with _Attention(visual.transformer.resblocks[-1].attn, attention) as seen:
+        with _Attention(visual.transformer.resblocks, attention) as seen:
             out = visual.forward_intermediates(
                 images,
                 indices=1,
@@ -147,7 +147,7 @@ class CLIP(nn.Module):
         x = text.token_embedding(ids) if embedded is None else embedded[:, :length]
         x = x + text.positional_embedding[:length]
         mask = text.attn_mask if text.attn_mask is None else text.attn_mask[:length, :length]
-        with _Attention(text.transformer.resblocks[-1].attn, attention) as seen:
+        with _Attention(text.transformer.resblocks, attention) as seen:
             x = text.ln_final(text.transformer(x, attn_mask=mask))
         if project:
             projection = text.text_projection
@@ -159,26 +159,35 @@ class CLIP(nn.Module):
         self.model.set_grad_checkpointing(on)
 
 
-class _Attention:
-    """While open, makes one attention module also return its weights averaged over heads.
+class _Attention(nn.Module):
+    """While open, stands for the last of some blocks and also keeps its attention weights averaged over heads.
 
     The block's output stays what it was; every other block keeps the fused kernel. `weights` is set only if `on`.
+    A block whose activations are recomputed is called again after closing, through this stand-in and so alike.
     """
 
-    def __init__(self, module: nn.MultiheadAttention, on: bool):
-        self.module, self.on, self.weights, self.handles = module, on, None, []
+    def __init__(self, blocks: nn.ModuleList, on: bool):
+        super().__init__()
+        self.blocks, self.block, self.on, self.weights = [blocks], blocks[-1], on, None  # in a list: not a part of it
 
     def __enter__(self):
         if self.on:
-            self.handles = [
-                self.module.register_forward_pre_hook(self._ask, with_kwargs=True),
-                self.module.register_forward_hook(self._keep),
-            ]
+            self.blocks[0][-1] = self
         return self
 
     def __exit__(self, *_):
-        for handle in self.handles:
-            handle.remove()
+        self.blocks[0][-1] = self.block
+
+    def forward(self, *args, **kwargs) -> Tensor:
+        handles = [
+            self.block.attn.register_forward_pre_hook(self._ask, with_kwargs=True),
+            self.block.attn.register_forward_hook(self._keep),
+        ]
+        try:
+            return self.block(*args, **kwargs)
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def _ask(self, _module, args, kwargs):
         return args, kwargs | {"need_weights": True, "average_attn_weights": True}
@@ -237,13 +246,21 @@ def _open_clip(name: str, image_size: tuple[int, int] | None, pretrained: str) -
         raise ConfigError(f"open_clip knows no model {name!r}; {nearest(name, open_clip.list_models())}.")
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained and pretrained not in tags and not Path(pretrained).is_file():
-        raise ConfigError(f"{name} has no weights {pretrained!r}: name a local file or one of {', '.join(tags)}.")
-    logging.getLogger().setLevel(logging.ERROR)  # open_clip narrates every step on the root logger
+        choices = ", ".join(["a local file", *tags])
+        raise ConfigError(f"{name} has no weights {pretrained!r}; expected one of: {choices}.")
+    logging.getLogger().addFilter(_nothing)  # open_clip narrates every step on the root logger
     try:
         model = open_clip.create_model(name, pretrained=pretrained or None, force_image_size=image_size)
+        return CLIP(model, open_clip.get_tokenizer(name))
     except (OSError, RuntimeError, ValueError, UnpicklingError) as error:
+        what = f"The weights {pretrained!r} of {name}" if pretrained else f"What {name} is made of"
         raise ReidError(
-            f"The weights {pretrained!r} of {name} could not be loaded: {str(error).splitlines()[0]}. "
-            f"Without a network, fetch them on another machine and give the file's path as `pretrained`."
+            f"{what} could not be loaded: {str(error).splitlines()[0].rstrip('.')}. Without a network, fetch them on "
+            "another machine and give the file's path as `pretrained`."
         ) from error
-    return CLIP(model, open_clip.get_tokenizer(name))
+    finally:
+        logging.getLogger().removeFilter(_nothing)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False

@@ -310,9 +310,9 @@ def official_sizes(folder: str | Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON.") from error
-    return content if "llama_config" in content else {}
+    return content if isinstance(content, dict) and "llama_config" in content else {}
 
 
 def _fetch(kind: Any, name: str, known: Sequence[str] = (), **options: Any) -> Any:

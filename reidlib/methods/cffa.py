@@ -30,7 +30,7 @@ from reidlib.errors import ConfigError
 from reidlib.losses.association import association_factor, mal
 from reidlib.losses.masked import augment_tokens, mask_tokens, masked_language_loss
 from reidlib.methods.base import Method
-from reidlib.methods.importing import load_state, read_state
+from reidlib.methods.importing import fitting, load_state, read_state
 
 CHOICES = {"mal_factor": ("floor", "exact", "tau"), "mal_reduction": ("sum", "mean")}
 
@@ -367,7 +367,8 @@ def import_official(path: str | Path, image_size: tuple[int, int] = (384, 128), 
     `CFFAConfig.paper()`. Raises CheckpointError where names or shapes do not fit.
     """
     state = our_names(read_state(path, "model"))
-    clip = clip_like({name.removeprefix("clip.model."): tensor for name, tensor in state.items()}, image_size)
+    with fitting(path):
+        clip = clip_like({name.removeprefix("clip.model."): tensor for name, tensor in state.items()}, image_size)
     prefix = "head.reasoning.cross_modal_transformer.resblocks."
     sizes = {
         "image_size": clip.image_size,
@@ -380,7 +381,8 @@ def import_official(path: str | Path, image_size: tuple[int, int] = (384, 128), 
     config = CFFAConfig.paper().replace(**sizes | settings)
     for block in clip.model.transformer.resblocks:
         block.attn.dropout = config.text_dropout
-    model = CFFA(config, len(state.get("head.classifier.weight", "?")), clip=clip)
+    with fitting(path):
+        model = CFFA(config, len(state.get("head.classifier.weight", "?")), clip=clip)
     load_state(model, state, optional=("clip.model.logit_scale",), source=path)
     return model
 

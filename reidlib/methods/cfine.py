@@ -33,7 +33,7 @@ from reidlib.errors import CheckpointError, ConfigError
 from reidlib.losses.finegrained import diversity, hardest_ranking
 from reidlib.losses.projection import cmpc, cmpm
 from reidlib.methods.base import Method
-from reidlib.methods.importing import load_state, read_state
+from reidlib.methods.importing import fitting, load_state, plain_state, read_content
 
 CHOICES = {"cmpm_target": ("l2", "distribution"), "ranking_reduction": ("sum", "mean")}
 
@@ -377,19 +377,19 @@ def import_official(path: str | Path, image_size: tuple[int, int] | None = None,
     image_size: (height, width), needed where the patches are not a square. settings: fields of `CFineConfig.paper()`.
     Raises CheckpointError where names or shapes do not fit.
     """
-    state = read_state(path, "network")
-    if "W" not in state:  # lies beside the network
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        if "W" not in content:
-            raise CheckpointError(f"{path} should hold W, the classifier's weights, beside the network.")
-        state["W"] = content["W"].detach().float()
-    state = our_names(state)
+    content = read_content(path)
+    if isinstance(content, dict) and isinstance(content.get("network"), dict):  # W lies beside the network
+        content = {"W": content.get("W")} | content["network"]
+    if not isinstance(content, dict) or not isinstance(content.get("W"), Tensor):
+        raise CheckpointError(f"{path} should hold W, the classifier's weights, beside the network.")
+    state = our_names(plain_state(content, path))
     vision = {name.removeprefix("clip.model."): tensor for name, tensor in state.items()}
-    clip = clip_like(vision, image_size)
-    text = TextEncoder(_bert_like(state), CFineConfig.paper().text_encoder, CFineConfig.paper().text_length)
-    sizes = {"image_size": clip.image_size, "heads": max(text.width // 64, 1)}
-    config = CFineConfig.paper().replace(**sizes | settings)
-    model = CFine(config, state["head.classifier"].shape[-1], clip=clip, text=text)
+    with fitting(path):
+        clip = clip_like(vision, image_size)
+        text = TextEncoder(_bert_like(state), CFineConfig.paper().text_encoder, CFineConfig.paper().text_length)
+        sizes = {"image_size": clip.image_size, "heads": max(text.width // 64, 1)}
+        config = CFineConfig.paper().replace(**sizes | settings)
+        model = CFine(config, state["head.classifier"].shape[-1], clip=clip, text=text)
     load_state(model, state, source=path)
     return model
 

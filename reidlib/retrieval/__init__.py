@@ -1,6 +1,6 @@
 """Search in a gallery: the index, query sessions, what to ask, and a simulated witness to measure it with."""
 
-from reidlib.retrieval.gallery import Gallery, encode_folder, find_pictures
+from reidlib.retrieval.gallery import Gallery, encode_folder, encode_shard, find_pictures
 from reidlib.retrieval.index import GalleryIndex
 from reidlib.retrieval.policies import PolicyRun, bri, run_policy
 from reidlib.retrieval.questions import DEFAULT_QUESTIONS, Question, QuestionBank, make_questions, questions_about
@@ -18,6 +18,7 @@ __all__ = [
     "Witness",
     "bri",
     "encode_folder",
+    "encode_shard",
     "find_pictures",
     "make_questions",
     "questions_about",

@@ -6,7 +6,7 @@ from html import escape
 from io import StringIO
 from pathlib import Path
 
-from reidlib.retrieval.index import write_text
+from reidlib.paths import write_text
 from reidlib.retrieval.session import QuerySession
 
 RESULTS = 50

@@ -16,14 +16,15 @@ from PIL import Image
 from reidlib.data.images import open_image
 from reidlib.errors import DataError, ReidError
 from reidlib.methods.base import Method
+from reidlib.paths import write_json
 from reidlib.retrieval.embedder import OPENING, Dialogue, Embedder
 from reidlib.retrieval.gallery import Gallery
-from reidlib.retrieval.index import write_json
 from reidlib.retrieval.questions import ANYONE, NONE_OF_THESE, NOT_SURE, NOTHING, UNKNOWN, Question, QuestionBank
 
 # Rocchio's weights of the likes and dislikes against a query of weight 1, as in the SMART system.
 LIKED, DISLIKED = 0.75, 0.15
 CANDIDATES = 256
+MOST_CHARACTERS = 2_000  # of one sentence or answer; no method reads as much, and byte pairs of one long word take long
 MORE = "Anything else?"
 TELLS_NOTHING = tuple(map(str.lower, (NOT_SURE, NONE_OF_THESE, UNKNOWN, NOTHING)))
 
@@ -48,9 +49,7 @@ class QuerySession:
     def say(self, text: str) -> None:
         """Adds a sentence to the description."""
         self.embedder.require("text", "dialogue", "sketch+text")
-        if not text.strip():
-            raise ReidError("The sentence is empty; expected some words about the person.")
-        self.history.append({"kind": "say", "text": text.strip()})
+        self.history.append({"kind": "say", "text": _words(text, "sentence")})
 
     def draw(self, picture: Image.Image | None, strokes: list[dict] | None = None) -> None:
         """Replaces the sketch, or takes it away (None). The strokes, if any, are kept to be drawn on."""
@@ -90,12 +89,9 @@ class QuerySession:
         """Answers the open question; "not sure", "none of these", "I don't know" leave the description as it is."""
         if self.question is None:
             raise ReidError("No question is open; call ask() before answer().")
-        if not text.strip():
-            raise ReidError("The answer is empty; expected some words.")
+        text = _words(text, "answer")
         phrase = self.question.phrase(text)
-        self.history.append(
-            {"kind": "answer", "question": self.question.text, "text": text.strip(), "phrase": phrase or text.strip()}
-        )
+        self.history.append({"kind": "answer", "question": self.question.text, "text": text, "phrase": phrase or text})
 
     def undo(self) -> None:
         """Takes back the latest thing the user did, and a question asked after it."""
@@ -158,8 +154,8 @@ class QuerySession:
         return {row: kind for row, kind in marks.items() if kind != "unmark"}
 
     def count_tokens(self, text: str = "") -> tuple[int, int]:
-        """Tokens of the description with `text` added, and how many the method reads."""
-        return self.embedder.count_tokens(" ".join(filter(None, [self.text, text.strip()])))
+        """Tokens of the description with the beginning of `text` added, and how many the method reads."""
+        return self.embedder.count_tokens(" ".join(filter(None, [self.text, _printable(text)[:MOST_CHARACTERS]])))
 
     def query(self) -> torch.Tensor | None:
         """The embedding (D,) of all that was said, drawn and marked; None before anything was.
@@ -178,6 +174,8 @@ class QuerySession:
 
     def results(self, k: int = 10) -> list[tuple[int, str, float]]:
         """The best k as (row, picture, score) without the disliked; the gallery's own order while nothing is known."""
+        if k < 1:
+            raise ReidError(f"k={k} results were asked for; expected at least 1.")
         dropped = {row for row, kind in self.marks.items() if kind == "dislike"}
         found = [(row, score) for row, score in self._search(k + len(dropped)) if row not in dropped]
         return [(row, self.gallery.image(row), score) for row, score in found[:k]]
@@ -198,7 +196,7 @@ class QuerySession:
                 session._replay(event, f"Entry {position} of {path}")
         except FileNotFoundError as error:
             raise DataError(f"{path} does not exist; expected a saved session.") from error
-        except (ValueError, TypeError, KeyError, AttributeError, binascii.Error) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, binascii.Error) as error:
             raise DataError(f"{path} is not a saved session ({type(error).__name__}: {error}).") from error
         return session
 
@@ -280,7 +278,7 @@ class QuerySession:
     def _search(self, k: int) -> list[tuple[int, float]]:
         query = self.query()
         if query is None:
-            return [(row, 0.0) for row in islice(self.gallery.index.ids, k)]
+            return [(row, 0.0) for row in islice(self.gallery.index.ids, min(k, len(self.gallery.index)))]
         scores, rows = self.gallery.index.search(query[None], k)
         return list(zip(rows[0].tolist(), scores[0].tolist(), strict=True))
 
@@ -294,6 +292,21 @@ class QuerySession:
         scores = torch.tensor([score for _, _, score in found])
         spread = scores.std(correction=0).clamp_min(1e-6)
         return self.gallery.index.vectors([row for row, _, _ in found]), (scores / spread).softmax(0)
+
+
+def _words(text: str, what: str) -> str:
+    """What a user wrote, as it is kept; ReidError naming `what` where there is nothing in it, or far too much."""
+    text = _printable(text)
+    if not text:
+        raise ReidError(f"The {what} is empty; expected some words about the person.")
+    if len(text) > MOST_CHARACTERS:
+        raise ReidError(f"The {what} has {len(text):,} characters; expected at most {MOST_CHARACTERS:,}.")
+    return text
+
+
+def _printable(text: str) -> str:
+    """Without control characters and halves of surrogate pairs, which neither a tokenizer nor a file takes."""
+    return "".join(character if character.isprintable() else " " for character in text).strip()
 
 
 def _question(event: dict) -> Question:

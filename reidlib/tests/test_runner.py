@@ -268,7 +268,8 @@ def test_ctrl_c_ends_the_kernel_with_130(tmp_path):
     time.sleep(0.5)
     os.killpg(process.pid, signal.SIGINT)
     _, complaint = process.communicate(timeout=30)
-    assert process.returncode == 130 and complaint.strip() == "reid: interrupted"
+    assert process.returncode == 130
+    assert "reid: interrupted" in complaint.splitlines()  # beside what the kernel's client may say of its own
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
     [kept] = (tmp_path / "outputs" / "02_long").iterdir()
