@@ -209,8 +209,8 @@ def execute(run: Run) -> float:
     """Run one notebook to outputs/<run>/executed.ipynb and return its seconds.
 
     It grows as executed.partial.ipynb and takes its final name only when the last cell is done, so an earlier good
-    notebook survives a failure. Raises NotebookError when a cell fails or the kernel dies; KeyboardInterrupt ends
-    the kernel and passes on.
+    notebook survives a failure. Raises NotebookError when a cell fails or the kernel dies, ReidError where the copy
+    cannot be written; KeyboardInterrupt ends the kernel and passes on.
     """
     import nbformat
     import papermill
@@ -239,6 +239,10 @@ def execute(run: Run) -> float:
         raise NotebookError(
             f"{run.notebook.stem}: the kernel died (killed, out of memory, or ended by the code itself): {error}; "
             f"what ran is kept in {partial}"
+        ) from error
+    except OSError as error:  # papermill saves after every cell
+        raise ReidError(
+            f"{run.notebook.stem}: {error}; {folder} could not be written; the executed notebook before is untouched."
         ) from error
     except KeyboardInterrupt:
         _mark_unfinished(partial)

@@ -268,7 +268,7 @@ def test_a_full_disk_under_the_executed_notebook(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("REIDLIB_OUTPUTS", str(tmp_path / "outputs"))
     assert main(["run", "2"]) == 2
     complaint = capsys.readouterr().err
-    assert complaint.count("\n") == 1 and "No space left on device" in complaint
+    assert complaint.count("\n") == 1 and "No space left on device" in complaint and str(folder) in complaint
     assert (folder / "executed.ipynb").read_text() == "an earlier good one"
 
 

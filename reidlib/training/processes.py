@@ -154,7 +154,9 @@ def _first_cause(failed: list[tuple[int, dict]], world: int) -> ReidError:
         return ReidError(f"Training process {rank} of {world} {how}; the same call goes on from the last checkpoint.")
     if weight(event) == 1:
         return getattr(errors, event["kind"])(event["message"])
-    return ReidError(f"Training process {rank} of {world} failed with {event['kind']}: {event['message']}")
+    error = ReidError(f"Training process {rank} of {world} failed with {event['kind']}: {event['message']}")
+    error.add_note(event["trace"])
+    return error
 
 
 def work() -> None:
@@ -177,9 +179,7 @@ def work() -> None:
             if os.environ["RANK"] == "0":
                 tell(row=row)
     except Exception as error:
-        if not isinstance(error, ReidError):
-            traceback.print_exc()
-        tell(kind=type(error).__name__, message=" ".join(str(error).split()))
+        tell(kind=type(error).__name__, message=" ".join(str(error).split()), trace=traceback.format_exc())
         sys.exit(1)
     distributed.destroy_process_group()
 
