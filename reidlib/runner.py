@@ -137,6 +137,8 @@ def _plan_one(notebook: Notebook, parameters: dict[str, object], name: str | Non
     given = {key: value for key, value in parameters.items() if key in notebook.parameters}
     for key, value in given.items():
         given[key] = _checked(notebook, key, value)
+    for key in notebook.parameters.keys() & given.get("overrides", {}):
+        raise ConfigError(f"overrides names {key!r}, which is a parameter of {notebook.stem} itself: -p {key} VALUE.")
     name = name or run_name(notebook.stem, given)
     if "run" in notebook.parameters:
         given["run"] = name

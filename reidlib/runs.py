@@ -1,6 +1,5 @@
 """A run's folder: what was run, what came out of it, and loading its model again."""
 
-import hashlib
 import json
 import platform
 import subprocess
@@ -39,7 +38,7 @@ class Run:
             {
                 "run": self.name,
                 "dataset": data.name,
-                "data_fingerprint": fingerprint(data),
+                "data_fingerprint": data.fingerprint(),
                 "config": None if config is None else config.as_dict(),
                 "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
                 "machine": _machine(),
@@ -87,7 +86,7 @@ def load_model(run: str, part: str = "", which: str = "best") -> Method:
         raise CheckpointError(f"{file} does not say of which method it is; expected a checkpoint of fit.") from error
     model = methods.create(method, settings, people)
     checkpoints.load(file, model)
-    _loaded[f"{run}/{part}".strip("/")] = _fingerprint_of_weights(model)
+    _loaded[f"{run}/{part}".strip("/")] = checkpoints.fingerprint(model)
     return model.eval()
 
 
@@ -135,19 +134,6 @@ def searcher(*kinds: str, run: str = "") -> tuple[Method, str]:
             )
     model = methods.create("clip", {"views": ["text", "sketch"]}).eval().to(pick_device())
     return model, "No run has trained a model that fits, so this is the small CLIP as it comes (zero-shot)."
-
-
-def fingerprint(data: PersonData) -> str:
-    """Sixteen hexadecimal digits of the whole table: another record, split or word gives another fingerprint."""
-    content = data.table.to_json(orient="split", default_handler=str)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-
-def _fingerprint_of_weights(model: Method) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    for tensor in model.state_dict().values():
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _machine() -> dict[str, str | int]:

@@ -1,5 +1,6 @@
 """The one table every reader returns, a row a picture, and the check of such a table against the disk."""
 
+import hashlib
 import os
 import re
 from collections import Counter
@@ -75,6 +76,11 @@ class PersonData:
         if name not in SPLITS:
             raise ConfigError(f"There is no split {name!r}; expected one of {', '.join(SPLITS)}.")
         return self.table[self.table["split"] == name].reset_index(drop=True)
+
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits of the whole table: another record, split or word gives another fingerprint."""
+        content = self.table.to_json(orient="split", default_handler=str)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def make_table(rows: Iterable[dict], source: str) -> pd.DataFrame:

@@ -36,7 +36,8 @@ from reidlib.training import checkpoints
 # -- killed processes ----------------------------------------------------------------------------------------------
 
 # One process makes ready and forks a child for each attempt, which saves the ten seconds of a start each time. A byte
-# goes to the file of steps as each step begins.
+# goes to the file of steps as each step begins. One thread: a forked child has none of its parent's OpenMP workers, and
+# would wait for them.
 ATTEMPTS = """
 import json, os, random, signal, sys, time
 from pathlib import Path
@@ -73,6 +74,7 @@ def attempt(where, every, kill_at=None):
             os._exit(0)
     if kill_at is not None:
         while count(where) < before + kill_at:
+            assert os.waitpid(child, os.WNOHANG) == (0, 0), "it ended before it could be killed"
             time.sleep(0.001)
         time.sleep(rng.uniform(0, 0.08))
         os.kill(child, signal.SIGKILL)
@@ -95,7 +97,9 @@ print(json.dumps([count("whole"), count("killed 1"), count("killed 2")]))
 
 
 def test_training_killed_at_random_moments_ends_with_the_same_weights(toy_root, tmp_path):
-    done = subprocess.run([sys.executable, "-c", ATTEMPTS, tmp_path, toy_root], capture_output=True, text=True)
+    command = [sys.executable, "-c", ATTEMPTS, tmp_path, toy_root]
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=one_thread, timeout=120)
     assert done.returncode == 0, done.stderr
     whole, every_step, every_other = json.loads(done.stdout)
     assert whole == 9 and 9 <= every_step <= 9 + 2 * 1 and 9 <= every_other <= 9 + 3 * 2, "all that kills cost"

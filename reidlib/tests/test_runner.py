@@ -142,6 +142,11 @@ def test_plan_refuses_a_wrong_type(shelf, parameter, value):
         planned(shelf, ["02"], {parameter: value})
 
 
+def test_plan_refuses_an_override_that_is_a_parameter(shelf):
+    with pytest.raises(ConfigError, match="overrides names 'seed', which is a parameter of 02_clip_baseline itself"):
+        planned(shelf, ["02"], {"overrides": {"seed": 1}})
+
+
 def test_plan_refuses_an_unknown_parameter_and_names_the_nearest(shelf):
     with pytest.raises(ConfigError, match="'datset'; the nearest is 'dataset'"):
         planned(shelf, ["02"], {"datset": "toy"})

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -68,20 +69,66 @@ def test_a_run_cut_off_ends_with_the_same_weights(data, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         list(fit(cut, data, config, tmp_path / "cut", select=[]))
     monkeypatch.setattr(Clip, "losses", honest)
-    torch.manual_seed(99)
-    resumed = Clip(config)
+    resumed = new_model(config)
     again = list(fit(resumed, data, config, tmp_path / "cut", select=[]))
     for name, tensor in weights(whole).items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
-    assert again[-1]["loss"] == pytest.approx(rows[-1]["loss"], rel=1e-6)
+    assert [row["loss"] for row in again] == pytest.approx([row["loss"] for row in rows], rel=1e-6)
 
 
-def test_a_finished_run_and_other_settings_start_anew(data, tmp_path):
-    config = settings(max_steps=1)
-    assert len(list(fit(new_model(config), data, config, tmp_path, select=[]))) == 1
-    assert len(list(fit(new_model(config), data, config, tmp_path, select=[]))) == 1
-    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [row["epoch"] for row in log] == [1]
+@pytest.fixture
+def training(data, tmp_path, monkeypatch):
+    """Calls fit on outputs/run/part and returns how many steps were taken and the rows; a step may interrupt it."""
+    monkeypatch.setenv("REIDLIB_OUTPUTS", str(tmp_path))
+    honest, taken = Clip.losses, []
+
+    def train(interrupt_at=None, model=None, records=data, **more):
+        taken.clear()
+        config = settings(max_steps=2, save_every=1, **more)
+
+        def losses(self, batch):
+            if len(taken) == interrupt_at:
+                raise KeyboardInterrupt
+            taken.append(batch)
+            return honest(self, batch)
+
+        monkeypatch.setattr(Clip, "losses", losses)
+        rows = list(fit(model or new_model(config), records, config, tmp_path / "run" / "part", select=[]))
+        return len(taken), rows
+
+    return train
+
+
+def test_a_finished_training_is_kept_until_its_notebook_is_finished_too(training, tmp_path):
+    run = tmp_path / "run"
+    steps, rows = training()
+    assert steps == 2
+    assert [json.loads(line) for line in (run / "part" / "log.jsonl").read_text().splitlines()] == rows
+    assert training() == (0, rows), "killed before its results were measured"
+    (run / "metrics.json").touch()
+    assert training()[0] == 2, "all was done, and is asked for once more"
+    (run / "metrics.json").touch()
+    (run / "executed.partial.ipynb").touch()
+    assert training()[0] == 0, "executed headless and killed after its results were measured"
+    (run / "executed.ipynb").touch()
+    assert training()[0] == 2
+
+
+def test_other_settings_weights_or_data_begin_anew(training, data):
+    other = replace(data, table=data.table.drop(index=data.table.index[-1]))
+    darker = new_model(settings())
+    with torch.no_grad():
+        darker.clip.logit_scale.sub_(1)
+    assert training()[0] == 2
+    for change in ({"lr": 1e-3}, {"model": darker}, {"records": other}):
+        assert training(**change)[0] == 2, change
+    with pytest.raises(KeyboardInterrupt):
+        training(interrupt_at=1)
+    with pytest.warns(UserWarning, match="The unfinished training in .*checkpoint has other data or first weights"):
+        assert training(records=other)[0] == 2
+    with pytest.raises(KeyboardInterrupt):
+        training(interrupt_at=1)
+    assert training()[0] == 1
 
 
 def test_the_best_epoch_is_kept(data, tmp_path):

@@ -1,5 +1,6 @@
 """A training state in one safetensors file, written whole or not at all, and read back to the last bit."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -31,6 +32,14 @@ def save(path: Path, model: nn.Module, state: dict, optimizer: torch.optim.Optim
         except SafetensorError as error:  # its own kind of error for a full disk
             raise OSError(str(error)) from error
     write_json(path.with_suffix(".json"), state, indent=1)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Sixteen hexadecimal digits of the weights."""
+    digest = hashlib.blake2b(digest_size=8)
+    for tensor in model.state_dict().values():
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def read_state(path: Path) -> dict:

@@ -19,7 +19,7 @@ from reidlib.devices import pick_device, pick_precision
 from reidlib.errors import CheckpointError, ConfigError, ReidError
 from reidlib.evaluation import Encoder, Task, evaluate, tasks
 from reidlib.methods.base import Method
-from reidlib.paths import write_text
+from reidlib.paths import outputs_dir, write_text
 from reidlib.training import checkpoints, processes
 from reidlib.training.schedules import schedule
 
@@ -30,16 +30,17 @@ LOOK_EVERY = 10  # steps between looks at the loss for NaN; each look waits for 
 def fit(
     model: Method, data: PersonData, config: Config, folder: Path, *, select: list[Task] | None = None
 ) -> Iterator[dict]:
-    """Trains `model` on the training split, yielding a row of metrics after each epoch.
+    """Trains `model` on the training split and yields a row of metrics for each epoch.
 
     A row holds epoch, the mean of every loss, their sum as `loss`, lr, seconds, images_per_second, and each selection
     metric as "t2i R@1" and so on. `select` are the tasks on which the best epoch is chosen by `config.select_by`; left
     out, they are what `config.select_on` offers for the method's queries. The rows also go to `folder/log.jsonl`.
 
-    `folder/checkpoint` holds last (with the optimiser) and best. A run that was cut off goes on from its last
-    checkpoint when it is started again with the same settings; every step's randomness follows from (seed, step) alone,
-    so on a CPU it ends with the very weights of a run that was not cut off. When the generator is exhausted, the model
-    holds the weights of the best epoch. Raises ReidError when the loss is no longer a number.
+    `folder/checkpoint` holds last (with the optimiser) and best. A training that was cut off goes on from its last
+    checkpoint when it is started again with the same settings, data and first weights, and yields its earlier rows
+    again; every step's randomness follows from (seed, step) alone, so on a CPU it ends with the very weights of one
+    that was not cut off. One that was finished, but not the notebook around it, is taken as it is. When the generator
+    is exhausted, the model holds the weights of the best epoch. Raises ReidError when the loss is no longer a number.
 
     With `config.devices` above 1, `fit` starts a process for each, in a notebook as in a script, and hands on their
     rows; `model` changes only at the end. Under torchrun the processes exist and each of them calls `fit`. All share
@@ -53,6 +54,17 @@ def fit(
         _take_best(folder, model)
     else:
         yield from _Trainer(model, data, config, folder, select).run()
+
+
+def _used(checkpoint: Path) -> bool:
+    """Whether the notebook around a finished training was finished since: executed headless, else its results measured.
+
+    (A notebook that is being executed headless has an executed.partial.ipynb.)
+    """
+    outputs = outputs_dir().resolve()
+    run = next((folder for folder in checkpoint.resolve().parents if folder.parent == outputs), checkpoint.parent)
+    last = run / ("executed.ipynb" if (run / "executed.partial.ipynb").exists() else "metrics.json")
+    return last.exists() and last.stat().st_mtime > checkpoint.stat().st_mtime
 
 
 def _take_best(folder: Path, model: Method) -> None:
@@ -83,6 +95,7 @@ class _Trainer:
         )
         self.fabric.launch()
         self.config, self.folder = config, folder
+        self.begun_with = {"data": data.fingerprint(), "weights": checkpoints.fingerprint(model)}
         self.pixels = data_pixels(data, model.image_size)
         self.train = TrainSet(
             data, self.pixels, model.needs, seed=config.seed, back_translation=config.back_translation
@@ -117,6 +130,7 @@ class _Trainer:
 
     def run(self) -> Iterator[dict]:
         totals = self._resume()
+        yield from self.rows
         last_step = self.config.epochs * self.steps_per_epoch
         if self.config.max_steps:
             last_step = min(last_step, self.config.max_steps)
@@ -239,12 +253,11 @@ class _Trainer:
             row["best"] = score > self.best
             self.best = max(self.best, score)
         self.rows.append(row)
+        if self.fabric.global_rank == 0:  # first, so that no checkpoint knows of an epoch that the log lacks
+            write_text(self.folder / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in self.rows))
         if row.get("best", True) and self.fabric.global_rank == 0:
             checkpoints.save(self.folder / "checkpoint" / "best.safetensors", self.model, self._state())
         self._save({}, done)
-        if self.fabric.global_rank == 0:
-            lines = "".join(json.dumps(entry) + "\n" for entry in self.rows)
-            write_text(self.folder / "log.jsonl", lines)
 
     # -- what is kept ----------------------------------------------------------------------------------------------
 
@@ -253,6 +266,7 @@ class _Trainer:
             "method": self.model.name,
             "num_classes": self.model.num_classes,
             "config": json.loads(json.dumps(self.config.as_dict())),
+            "begun_with": self.begun_with,
             "step": self.step,
             "rows": self.rows,
             "best": self.best if math.isfinite(self.best) else None,
@@ -267,7 +281,7 @@ class _Trainer:
         self.fabric.barrier()
 
     def _resume(self) -> dict[str, Tensor]:
-        """Takes up an unfinished run of the same settings; returns the loss sums of its unfinished epoch."""
+        """Takes up an earlier training of the same kind; returns the loss sums of its unfinished epoch."""
         last = self.folder / "checkpoint" / "last.safetensors"
         if not last.is_file():
             return {}
@@ -277,7 +291,11 @@ class _Trainer:
             warnings.warn(f"{error} Training starts from the beginning.", stacklevel=4)
             return {}
         mine = self._state()
-        if state["done"] or state["method"] != mine["method"] or state["config"] != mine["config"]:
+        other = [name for name in ("method", "config", "begun_with") if state.get(name) != mine[name]]
+        if other and not state["done"]:
+            what = {"begun_with": "data or first weights", "config": "settings"}.get(other[0], other[0])
+            warnings.warn(f"The unfinished training in {last.parent} has other {what}; a new one begins.", stacklevel=4)
+        if other or (state["done"] and _used(last)):
             return {}
         checkpoints.load(last, self.model, self.optimizer)
         self.step, self.rows = state["step"], state["rows"]
