@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reidlib.errors import ConfigError, DataError, ReidError
-from reidlib.retrieval import Gallery, GalleryIndex, encode_folder, find_pictures, index
+from reidlib.retrieval import Gallery, GalleryIndex, encode_folder, encode_shard, find_pictures, index
 from reidlib.retrieval.qdrant import QdrantIndex
 from reidlib.tests.attribute_model import AttributeModel, draw_table
 
@@ -215,6 +215,31 @@ def test_unreadable_pictures_are_left_out_and_named(tmp_path):
 def test_a_folder_without_pictures_gives_one_sentence(tmp_path):
     with pytest.raises(ReidError, match="holds no picture"):
         encode_folder(AttributeModel(), tmp_path, tmp_path / "index")
+
+
+@pytest.mark.parametrize(("pictures", "shards"), [(11, 3), (4, 2), (3, 4)])
+def test_shards_put_together_equal_one_go(tmp_path, monkeypatch, pictures, shards):
+    root, model, encoded = tmp_path / "pictures", AttributeModel(), []
+    draw_table(root, pictures)
+    (root / "people" / "00001.png").write_bytes(b"no picture")
+    with pytest.warns(UserWarning, match="1 of"):
+        whole = encode_folder(model, root, tmp_path / "whole", batch_size=2)
+    honest = model.embed_image
+    monkeypatch.setattr(model, "embed_image", lambda images: encoded.append(len(images)) or honest(images))
+    for number in range(1, shards):
+        encode_shard(model, root, tmp_path / "shared", number, shards, batch_size=2)
+    others = sum(encoded)
+    with pytest.warns(UserWarning, match="1 of"):  # the first was never begun
+        joined = encode_folder(model, root, tmp_path / "shared", batch_size=2, shards=shards)
+    assert 0 < sum(encoded) - others < pictures and sum(encoded) == pictures - 1, "each picture once"
+    assert joined.index.embeddings.tobytes() == whole.index.embeddings.tobytes()
+    assert joined.index.metadata == whole.index.metadata
+    assert {path.name for path in (tmp_path / "shared").iterdir()} == {p.name for p in (tmp_path / "whole").iterdir()}
+
+
+def test_a_shard_that_is_not_one_of_them(tmp_path):
+    with pytest.raises(ConfigError, match="There is no shard 3 of 3"):
+        encode_shard(AttributeModel(), tmp_path, tmp_path / "shared", 3, 3)
 
 
 SLOW = """
