@@ -254,6 +254,7 @@ class _Trainer:
             self.best = max(self.best, score)
         self.rows.append(row)
         if self.fabric.global_rank == 0:  # first, so that no checkpoint knows of an epoch that the log lacks
+            self.folder.mkdir(parents=True, exist_ok=True)
             write_text(self.folder / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in self.rows))
         if row.get("best", True) and self.fabric.global_rank == 0:
             checkpoints.save(self.folder / "checkpoint" / "best.safetensors", self.model, self._state())
