@@ -54,7 +54,9 @@ class CFFAConfig(Config):
     augment_words: float = 0.2  # probability that a word is hidden, replaced or dropped
     mask_words: float = 0.15  # probability that a word is to be guessed
     share_masked: bool = True  # all losses see the caption with words to guess hidden, as in the official code
-    trim: bool = True  # leave out columns that are padding in the whole batch; the official code computes all
+    # Leave out columns that are padding in the whole batch; the official code computes all. A caption too short to
+    # select words from is filled up with padding, and with which then depends on the batch.
+    trim: bool = True
 
     bias_lr: float = 2.0  # times lr
     cross_lr: float = 5.0  # times lr: cross-modal layers, classifier, word head

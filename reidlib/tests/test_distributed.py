@@ -22,7 +22,10 @@ from reidlib.errors import ConfigError, DataError, ReidError
 from reidlib.evaluation import Encoder, tasks
 from reidlib.losses.contrastive import both_ways, identity_targets, itc
 from reidlib.methods.base import Method
+from reidlib.methods.cffa import CFFA, CFFAConfig
+from reidlib.methods.cfine import CFine, CFineConfig
 from reidlib.methods.clip import Clip, ClipConfig
+from reidlib.methods.diana import DiaNA, DianaConfig
 from reidlib.methods.interactreid import AdaptConfig, InteractReIDAdapt, InteractReIDInvert, InvertConfig
 from reidlib.training import fit, processes
 
@@ -50,6 +53,18 @@ class Still:
 
 
 class StillClip(Still, Clip):
+    pass
+
+
+class StillCFine(Still, CFine):  # batch normalisation
+    pass
+
+
+class StillCFFA(Still, CFFA):
+    pass
+
+
+class StillDiaNA(Still, DiaNA):  # attributes (N, M, K) of all processes
     pass
 
 
@@ -99,17 +114,6 @@ class Small(Method):
         return {"t2i": (1 + batch["progress"]) * loss}
 
 
-class Normed(Small):
-    """With batch normalisation, like CFine."""
-
-    def __init__(self, config, num_classes=0):
-        super().__init__(config)
-        self.norm = nn.BatchNorm1d(8)
-
-    def embed_image(self, images):
-        return normalize(self.norm(self.picture(summary(images))), dim=-1)
-
-
 class Fails(Small):
     def losses(self, batch):
         if os.environ["RANK"] == "1":
@@ -134,9 +138,20 @@ LINEAR = {"device": "cpu", "batch_size": 16, "max_steps": 2, "warmup_epochs": 0.
 CASES: dict = {
     "clip": (StillClip, ClipConfig, {}),
     "clip of sketches": (StillClip, ClipConfig, {"views": ("sketch",)}),  # no gradient for the text tower
+    "cfine": (StillCFine, CFineConfig, {"text_lr": 0.1, "head_lr": 0.1}),
+    "cffa": (  # trimmed, the padding that fills short captions up would depend on the share of a batch
+        StillCFFA,
+        CFFAConfig,
+        {"augment_words": 0.0, "mask_words": 0.0, "mlm_weight": 0.0, "text_dropout": 0.0, "trim": False},
+    ),
+    "diana": (
+        StillDiaNA,
+        DianaConfig,
+        {"towers": "transformers", "embed_dim": 64, "num_queries": 3, "refiner_layers": 1, "reduction": "lsp_max"}
+        | {"random_rounds": False, "masking": 0.0},
+    ),
     "interactreid-1": (StillAdapt, AdaptConfig, {"text_dropout": 0.0}),
     "interactreid": (StillInvert, InvertConfig, {"text_dropout": 0.0, "mapping_dropout": 0.0}),
-    "small": (Normed, SmallConfig, {}),
 }
 
 
@@ -196,7 +211,7 @@ def test_two_processes_equal_one(data, tmp_path):
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     for name in CASES:
         model = case(name, devices=1)
-        start = weights(model)
+        start = {name: value.detach().clone() for name, value in model.named_parameters()}
         rows = list(fit(model, data, model.config, tmp_path / f"{name} alone", select=[]))
         moved = largest_difference(start, weights(model))
         for loss, theirs in (first[name], second[name]):
