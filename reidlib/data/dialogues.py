@@ -1,9 +1,8 @@
-"""Conversations as text: one layout for language models, cutting to the first rounds, captions told as one turn."""
+"""Conversations as text: one layout for language models, captions told as one turn."""
 
 import re
 import zlib
 from collections.abc import Sequence
-from random import Random
 
 Dialogue = Sequence[tuple[str, str]]  # turns of (question, answer); a round is one turn
 
@@ -30,16 +29,6 @@ def serialise(dialogue: Dialogue, system: str = "") -> str:
     """
     turns = [f"{ASKS} {_one_line(question)}\n{ANSWERS} {_one_line(answer)}" for question, answer in dialogue]
     return "\n\n".join(part for part in (system, "\n".join(turns)) if part).rstrip()
-
-
-def first_rounds(dialogue: Dialogue, n: int) -> list[tuple[str, str]]:
-    """The first `n` turns, or all when there are fewer."""
-    return [tuple(turn) for turn in dialogue[:n]]
-
-
-def retain_rounds(dialogue: Dialogue, rng: Random) -> list[tuple[str, str]]:
-    """The first n turns with n drawn evenly from 1 to all: random round retaining (DiaNA, CVPR 2025)."""
-    return first_rounds(dialogue, rng.randint(1, max(len(dialogue), 1)))
 
 
 def answers(dialogue: Dialogue) -> str:

@@ -5,7 +5,6 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms import v2
 
 from reidlib.errors import ConfigError
 
@@ -21,15 +20,12 @@ CROP_ASPECT = (3 / 4, 4 / 3)  # torchvision's default
 ATTEMPTS = 10  # draws of a box before torchvision, and so we, give up on it
 
 
-def eval_transform(size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]) -> v2.Transform:
-    """PIL picture or uint8 (..., 3, h, w) -> float (..., 3, H, W): bicubic with antialias, then normalised."""
-    return v2.Compose([
-        v2.Resize(size, v2.InterpolationMode.BICUBIC, antialias=True),  # by Pillow, as in the cache, for a PIL picture
-        v2.ToImage(),
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(mean, std),
-        v2.ToPureTensor(),
-    ])  # fmt: skip
+def normalise(
+    images: Tensor, mean: Tensor | tuple[float, ...], std: Tensor | tuple[float, ...], white: float
+) -> Tensor:
+    """Pictures (..., 3, H, W) from 0 to `white` -> float32, (x / white - mean) / std by channel; floats in place."""
+    mean, std = (torch.as_tensor(values, device=images.device).view(3, 1, 1) for values in (mean, std))
+    return images.float().mul_(1 / (white * std)).sub_(mean / std)
 
 
 class BatchAugment:
@@ -59,16 +55,13 @@ class BatchAugment:
         if tuple(images.shape[1:]) != (3, *self.size):
             raise ConfigError(f"Pictures of shape {tuple(images.shape[1:])} came to an augmentation of {self.size}.")
         if self.recipe == "interactreid":
-            return self._normalise(two_of_six(images.float().div_(255), generator), 1)
+            return normalise(two_of_six(images.float().div_(255), generator), self.mean, self.std, white=1)
         draw = Draw(len(images), *self.size, generator)
         mirrored = draw.chance(0.5)
         if self.recipe == "cfine":
-            return self._normalise(hflip(images, mirrored).float(), 255)
-        images = self._normalise(shift(images, *draw.offsets(self.padding), mirrored).float(), 255)
+            return normalise(hflip(images, mirrored), self.mean, self.std, white=255)
+        images = normalise(shift(images, *draw.offsets(self.padding), mirrored), self.mean, self.std, white=255)
         return erase(images, *draw.boxes((0.02, 0.4), ERASE_ASPECT, p=0.5), value=self.mean)
-
-    def _normalise(self, images: Tensor, white: float) -> Tensor:
-        return images.mul_((1 / (white * self.std)).to(images)).sub_((self.mean / self.std).to(images))
 
 
 class Draw:

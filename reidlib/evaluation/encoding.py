@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, distributed
 
 from reidlib.data.images import PixelCache
+from reidlib.data.transforms import normalise
 from reidlib.devices import autocast
 from reidlib.methods.base import Method
 
@@ -59,10 +60,8 @@ class Encoder:
 
     def pictures(self, paths: Sequence[str]) -> Tensor:
         """Pictures by path as the model takes them, (B, 3, H, W) normalised, on its device."""
-        model = self.model
-        pixels = self.pixels[[self.pixels.index[path] for path in paths]].to(model.device).float().div_(255)
-        mean, std = (torch.tensor(v, device=model.device).view(3, 1, 1) for v in (model.mean, model.std))
-        return pixels.sub_(mean).div_(std)
+        pixels = self.pixels[[self.pixels.index[path] for path in paths]].to(self.model.device)
+        return normalise(pixels, self.model.mean, self.model.std, white=255)
 
     @torch.inference_mode()
     def _run(self, items: Sequence, embed: Callable) -> Tensor:

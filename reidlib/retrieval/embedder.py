@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from reidlib.data.transforms import eval_transform
+from reidlib.data.transforms import normalise
 from reidlib.devices import autocast
 from reidlib.errors import ReidError
 from reidlib.methods.base import Method
@@ -20,7 +20,6 @@ class Embedder:
 
     def __init__(self, model: Method):
         self.model = model.eval()
-        self.transform = eval_transform(model.image_size, model.mean, model.std)
 
     def takes(self, kind: str) -> bool:
         return kind in self.model.queries
@@ -61,7 +60,8 @@ class Embedder:
     def _pixels(self, pictures: list[Image.Image]) -> torch.Tensor:
         height, width = self.model.image_size
         resized = [picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC) for picture in pictures]
-        return self.transform(torch.from_numpy(np.stack([np.asarray(p) for p in resized])).permute(0, 3, 1, 2))
+        pixels = torch.from_numpy(np.stack([np.asarray(p) for p in resized])).permute(0, 3, 1, 2)
+        return normalise(pixels, self.model.mean, self.model.std, white=255)
 
     @torch.inference_mode()
     def _run(self, embed: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,6 @@
 """Dialogues as text and as token ids: layout, cutting to rounds, and that cutting ids equals cutting text."""
 
 from pathlib import Path
-from random import Random
 
 import pytest
 import torch
@@ -79,19 +78,8 @@ def test_layout():
     assert d.serialise(TALK[:1]).startswith("ASSISTANT: What")
 
 
-def test_first_rounds_and_answers():
-    assert d.first_rounds(TALK, 2) == TALK[:2] and d.first_rounds(TALK, 9) == TALK
+def test_answers():
     assert d.answers(TALK) == "A red coat. no White ones, with a stripe!"
-
-
-def test_retained_rounds_are_drawn_evenly():
-    rng = Random(0)
-    counts = [0, 0, 0, 0]
-    for _ in range(3000):
-        kept = d.retain_rounds(TALK, rng)
-        assert kept == TALK[: len(kept)]
-        counts[len(kept)] += 1
-    assert counts[0] == 0 and all(900 < n < 1100 for n in counts[1:])
 
 
 def test_a_caption_gets_one_of_the_questions_always_the_same():
