@@ -31,6 +31,7 @@ class TextEncoder(nn.Module):
         super().__init__()
         if getattr(model, "pooler", None) is not None:
             model.pooler = None  # reads the first token through one more layer, which no method here asks for
+        model.config.use_cache = False  # of what a decoder would read again
         self.model, self.name, self.length = model, name, length
 
     @property
@@ -62,7 +63,7 @@ class TextEncoder(nn.Module):
 
     def checkpoint_activations(self) -> None:
         """Recompute activations in the backward pass."""
-        self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(self.model)
 
 
 def create_text_encoder(name: str, length: int, width: int) -> TextEncoder:
@@ -83,6 +84,12 @@ def create_text_encoder(name: str, length: int, width: int) -> TextEncoder:
 
     # Fused kernels return no attention. At the length of a caption the plain one costs little.
     return TextEncoder(_fetched(AutoModel.from_pretrained, name, attn_implementation="eager"), name, length)
+
+
+def recompute_activations(model: nn.Module) -> None:
+    """In the backward pass of a transformers model, under the name that its version has for it."""
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    enable({"use_reentrant": False})
 
 
 def build_bert(**sizes: int) -> nn.Module:

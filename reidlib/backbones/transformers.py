@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from reidlib.backbones.bert import recompute_activations
 from reidlib.config import nearest
 from reidlib.data.dialogues import ANSWERS, ASKS, CAPTION_QUESTIONS, SYSTEM, Dialogue, caption_turn, serialise
 from reidlib.errors import CheckpointError, ConfigError, ReidError
@@ -210,7 +211,7 @@ class TransformerTowers(nn.Module):
     def checkpoint_activations(self) -> None:
         """Recomputes both towers' activations in the backward pass: less memory, about a third more time."""
         for tower in (self.vision, self.language):
-            tower.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            recompute_activations(tower)
 
     def tokenize(self, dialogues: list[Dialogue]) -> Tensor:
         """Ids (B, L) of dialogues after the system prompt, padded on the right to the longest."""

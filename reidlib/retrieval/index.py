@@ -14,6 +14,7 @@ from reidlib.errors import ConfigError, DataError
 from reidlib.paths import write_json, write_text, written_whole
 
 BLOCK = 32_768  # rows of the gallery at a time
+FIRST = 2_048  # rows that are sorted whole
 CONVERTED = 1_048_576  # and so many numbers, where they must be made float32: more would be written to memory and back
 SCORES = 4_194_304  # and so many scores, where there are many queries
 MAGNITUDE = 0x7FFFFFFF
@@ -143,15 +144,22 @@ def _beside(manifest: Path, name: str) -> Path:
 
 
 def _search_blocks(embeddings: np.ndarray, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`GalleryIndex.search`. The first rows set a mark; of the others, only those that score above it are sorted in."""
     most = BLOCK if embeddings.dtype == np.float32 else min(BLOCK, CONVERTED // embeddings.shape[1])
     step = min(most, max(1_024, SCORES // max(1, len(queries))))
     best = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
+    start = 0
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for start in range(0, len(embeddings), step):
-            block = torch.from_numpy(embeddings[start : start + step]).to(queries.device).float()
-            keys = _keys(_scores(block, queries, pool), start)
-            best = torch.cat([best, keys.topk(min(k, len(block))).values], 1)
+        while start < len(embeddings):
+            part = embeddings[start : start + (step if best.shape[1] else min(step, FIRST))]
+            scores = _scores(torch.from_numpy(part).to(queries.device).float(), queries, pool)
+            rows = torch.arange(start, start + len(part), device=queries.device)
+            if best.shape[1] == k:  # a later row of the same score comes after what is found
+                above = (scores > _unpacked(best[:, -1:])[0]).any(0).nonzero()[:, 0]
+                scores, rows = scores[:, above], rows[above]
+            best = torch.cat([best, _keys(scores, rows)], 1)
             best = best.topk(min(k, best.shape[1])).values
+            start += len(part)
     return _unpacked(best)
 
 
@@ -171,14 +179,13 @@ def _scores(block: torch.Tensor, queries: torch.Tensor, pool: ThreadPoolExecutor
     return torch.from_numpy(np.concatenate(list(scores))[None, :, 0, 0])
 
 
-def _keys(scores: torch.Tensor, start: int) -> torch.Tensor:
-    """One integer for score and row, larger for a better score and, at the same score, for an earlier row.
+def _keys(scores: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """One integer for score (Q, N) and row (N,), larger for a better score and, at the same score, an earlier row.
 
     So equal scores have one order, whatever k and the blocks. The bits of a float sort like an integer, but for the
     magnitude of negative ones, which is turned round; they go above the row's 32 bits.
     """
-    bits = scores.contiguous().view(torch.int32).long()
-    rows = torch.arange(start, start + scores.shape[1], device=scores.device)
+    bits = (scores + 0.0).view(torch.int32).long()  # + 0 makes one zero of the two that floats have
     return ((bits ^ ((bits >> 63) & MAGNITUDE)) << 32) - rows
 
 

@@ -45,7 +45,7 @@ def test_search_equals_sorting_the_whole_matrix(count, k, block, half):
 
 @settings(max_examples=30, deadline=None)
 @given(
-    scores=st.lists(st.sampled_from([-2.0, -1.5, -1e-9, 0.0, 1e-9, 0.5, 3.0]), min_size=1, max_size=40),
+    scores=st.lists(st.sampled_from([-2.0, -1.5, -1e-9, -0.0, 0.0, 1e-9, 0.5, 3.0]), min_size=1, max_size=40),
     k=st.integers(1, 40),
 )
 def test_equal_scores_come_in_the_order_of_rows(scores, k):

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from reidlib.viz.style import MARKERS, WIDTH, figure
+from reidlib.viz.style import MARKERS, WIDTH, figure, plain_numbers
 
 NOT_LOSSES = {"epoch", "loss", "lr", "seconds", "images_per_second", "best"}
 
@@ -38,6 +38,7 @@ def training_curves(rows: Sequence[Mapping], title: str = "") -> Figure:
     values = [row[name] for row in rows for name in losses if name in row]
     if min(values) > 0 and max(values) > 50 * min(values):
         axes[0, 0].set_yscale("log")
+        plain_numbers(axes[0, 0].yaxis)
     for panel, *_ in panels:
         panel.legend()
     sheet.suptitle(title)

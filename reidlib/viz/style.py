@@ -9,7 +9,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 from PIL import Image
 
 from reidlib.data.images import open_image
@@ -74,6 +76,12 @@ def show(axes: Axes, picture: Picture, frame: str = "#b0b0b0", width: float = 0.
     axes.grid(False)
     for spine in axes.spines.values():
         spine.set(visible=True, edgecolor=frame, linewidth=width)
+
+
+def plain_numbers(axis: Axis) -> None:
+    """Labels a logarithmic axis in plain numbers: powers of ten are set as mathematics, which this style has off."""
+    axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def shape(pictures) -> float:
