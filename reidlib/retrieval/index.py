@@ -13,8 +13,8 @@ import torch
 from reidlib.errors import ConfigError, DataError
 from reidlib.paths import write_json, write_text, written_whole
 
-BLOCK = 32_768  # rows of the gallery at a time
-FIRST = 2_048  # rows that are sorted whole
+BLOCK = 131_072  # rows of the gallery at a time
+ALONE = 16_777_216  # numbers of a block from which on waking other threads pays
 CONVERTED = 1_048_576  # and so many numbers, where they must be made float32: more would be written to memory and back
 SCORES = 4_194_304  # and so many scores, where there are many queries
 MAGNITUDE = 0x7FFFFFFF
@@ -144,22 +144,17 @@ def _beside(manifest: Path, name: str) -> Path:
 
 
 def _search_blocks(embeddings: np.ndarray, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """`GalleryIndex.search`. The first rows set a mark; of the others, only those that score above it are sorted in."""
     most = BLOCK if embeddings.dtype == np.float32 else min(BLOCK, CONVERTED // embeddings.shape[1])
     step = min(most, max(1_024, SCORES // max(1, len(queries))))
     best = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
-    start = 0
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        while start < len(embeddings):
-            part = embeddings[start : start + (step if best.shape[1] else min(step, FIRST))]
-            scores = _scores(torch.from_numpy(part).to(queries.device).float(), queries, pool)
-            rows = torch.arange(start, start + len(part), device=queries.device)
-            if best.shape[1] == k:  # a later row of the same score comes after what is found
-                above = (scores > _unpacked(best[:, -1:])[0]).any(0).nonzero()[:, 0]
-                scores, rows = scores[:, above], rows[above]
-            best = torch.cat([best, _keys(scores, rows)], 1)
+        for start in range(0, len(embeddings), step):
+            block = torch.from_numpy(embeddings[start : start + step]).to(queries.device).float()
+            scores = _scores(block, queries, pool)
+            mark = scores.topk(min(k, len(block))).values[:, -1:]
+            rows = (scores < mark).logical_not().any(0).nonzero()[:, 0]  # the others need no key
+            best = torch.cat([best, _keys(scores[:, rows], start + rows)], 1)
             best = best.topk(min(k, best.shape[1])).values
-            start += len(part)
     return _unpacked(best)
 
 
@@ -173,8 +168,8 @@ def _scores(block: torch.Tensor, queries: torch.Tensor, pool: ThreadPoolExecutor
         return (block @ queries.T).T
     column = queries.detach().numpy().T
     # The added axis makes it one product of (1, D) and (D, 1) a row.
-    parts = block.chunk(torch.get_num_threads())
-    run = map if len(parts) == 1 else pool.map  # waking a thread is not free
+    parts = block.chunk(torch.get_num_threads() if block.numel() >= ALONE else 1)
+    run = map if len(parts) == 1 else pool.map
     scores = run(lambda rows: np.matmul(rows.numpy()[:, None], column), parts)
     return torch.from_numpy(np.concatenate(list(scores))[None, :, 0, 0])
 
@@ -206,7 +201,7 @@ def _faiss_of(embeddings: np.ndarray):
     index.cp.min_points_per_centroid = 1
     index.nprobe = max(1, cells // 8)
     sample = np.linspace(0, len(embeddings) - 1, min(len(embeddings), 64 * cells)).astype(np.int64)
-    index.train(embeddings[sample].astype(np.float32))
+    index.train(embeddings[sample].astype(np.float32, copy=False))
     for start in range(0, len(embeddings), BLOCK):
-        index.add(embeddings[start : start + BLOCK].astype(np.float32))
+        index.add(embeddings[start : start + BLOCK].astype(np.float32, copy=False))
     return index

@@ -39,8 +39,9 @@ def training_curves(rows: Sequence[Mapping], title: str = "") -> Figure:
     if min(values) > 0 and max(values) > 50 * min(values):
         axes[0, 0].set_yscale("log")
         plain_numbers(axes[0, 0].yaxis)
-    for panel, *_ in panels:
-        panel.legend()
+    for panel, names, *_ in panels:
+        crowded = len(names) > 4  # a legend inside would hide curves
+        panel.legend(**({"loc": "center left", "bbox_to_anchor": (1, 0.5)} if crowded else {}))
     sheet.suptitle(title)
     return sheet
 
