@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -200,14 +201,42 @@ def data(toy_root):
     return load("toy", toy_root)
 
 
+def on_a_node(root: str, folder: str) -> None:
+    """What each of the two nodes of `test_two_nodes_equal_one` does."""
+    model = small(nodes=2)
+    list(fit(model, load("toy", Path(root)), model.config, Path(folder), select=[]))
+    torch.save(weights(model), Path(folder, f"{os.environ['RANK']}.pt"))
+    torch.distributed.destroy_process_group()
+
+
+def torchrun(function, *options: str, data, folder: Path) -> subprocess.Popen:
+    """Starts torchrun on a script that calls a function of this module."""
+    script = folder / "script.py"
+    script.write_text(f"import sys\nfrom {__name__} import {function.__name__} as go\ngo(*sys.argv[1:])\n")
+    command = [sys.executable, "-m", "torch.distributed.run", *options, script, data.root.parent, folder]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def test_two_nodes_equal_one(data, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    places = ("--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={port}")
+    nodes = [torchrun(on_a_node, *places, f"--node-rank={n}", data=data, folder=tmp_path) for n in range(2)]
+    for node in nodes:
+        _, said = node.communicate(timeout=120)
+        assert node.returncode == 0, said[-3000:]
+    model = small()
+    list(fit(model, data, model.config, tmp_path / "alone", select=[]))
+    for rank in range(2):
+        theirs = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert largest_difference(theirs, weights(model)) < 1e-6
+
+
 def test_two_processes_equal_one(data, tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import sys\nfrom reidlib.tests.test_distributed import under_torchrun as go\ngo(*sys.argv[1:])\n"
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run([*command, script, data.root.parent, tmp_path], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    command = torchrun(under_torchrun, "--standalone", "--nproc-per-node=2", data=data, folder=tmp_path)
+    _, said = command.communicate(timeout=280)
+    assert command.returncode == 0, said[-3000:]
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     for name in CASES:
         model = case(name, devices=1)
