@@ -3,10 +3,13 @@
 import math
 import re
 
+import torch
 from torch import Tensor
 
 from reidlib.backbones.clip import CLIP
 from reidlib.errors import CheckpointError
+
+SPARE = 10_000_000  # numbers that a model may have beyond twice those of its checkpoint
 
 
 def clip_like(state: dict[str, Tensor], image_size: tuple[int, int] | None = None) -> CLIP:
@@ -14,7 +17,7 @@ def clip_like(state: dict[str, Tensor], image_size: tuple[int, int] | None = Non
 
     state: names as `visual.conv1.weight`, `transformer.resblocks.0.ln_1.weight`; without those of a text
     tower it has a tiny one. image_size: (height, width), needed where the patches are not a square. Raises
-    CheckpointError for a name that is missing or patches that do not fit `image_size`.
+    CheckpointError for a name that is missing, patches that do not fit `image_size`, and sizes far beyond the file.
     """
     import open_clip
 
@@ -32,7 +35,7 @@ def clip_like(state: dict[str, Tensor], image_size: tuple[int, int] | None = Non
             f"The checkpoint's image tower has {patches} patches of {patch} pixels, which pictures of {height} x "
             f"{across} do not give; pass its image_size (height, width)."
         )
-    model = open_clip.CLIP(
+    sizes = (
         embed_dim,
         {"width": width, "layers": _depth(state, "visual."), "patch_size": patch, "image_size": (height, across)},
         {
@@ -42,9 +45,14 @@ def clip_like(state: dict[str, Tensor], image_size: tuple[int, int] | None = Non
             "context_length": length,
             "vocab_size": vocab,
         },
-        quick_gelu=True,
     )
-    return CLIP(model, open_clip.SimpleTokenizer(context_length=length))
+    with torch.device("meta"):  # no memory before it is known that the file is about as large as what it asks for
+        empty = open_clip.CLIP(*sizes, quick_gelu=True)
+    asked = sum(tensor.numel() for tensor in (*empty.parameters(), *empty.buffers()))
+    held = sum(tensor.numel() for tensor in state.values())
+    if asked > 2 * held + SPARE:
+        raise CheckpointError(f"The checkpoint holds {held:,} numbers and its shapes ask for a model of {asked:,}.")
+    return CLIP(open_clip.CLIP(*sizes, quick_gelu=True), open_clip.SimpleTokenizer(context_length=length))
 
 
 def _depth(state: dict[str, Tensor], tower: str) -> int:

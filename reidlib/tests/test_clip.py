@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from reidlib.backbones import create_clip
+from reidlib.backbones.openai import clip_like
 from reidlib.backbones.toy import WEIGHTS, pretrain
 from reidlib.data import load
 from reidlib.data.batches import data_pixels
-from reidlib.errors import ConfigError, ReidError
+from reidlib.errors import CheckpointError, ConfigError, ReidError
 from reidlib.evaluation import Encoder, evaluate
 from reidlib.evaluation.protocols import text_task
 from reidlib.methods.clip import Clip, ClipConfig
@@ -115,3 +116,13 @@ def test_fine_tuning_learns_its_people(toy_root, tmp_path):
     after = evaluate(Encoder(model, data_pixels(data, config.image_size)), [task])[0][0]["mAP"]
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert after > before + 10
+
+
+def test_a_checkpoint_that_asks_for_far_more_than_it_holds():
+    state = {
+        "visual.conv1.weight": torch.zeros(64, 3, 16, 16),
+        "visual.positional_embedding": torch.zeros(5, 64),
+        "positional_embedding": torch.zeros(300_000, 1),  # its causal mask would take 360 GB
+    }
+    with pytest.raises(CheckpointError, match="holds .* numbers and its shapes ask for a model of 90,0"):
+        clip_like(state)
