@@ -192,6 +192,13 @@ def test_sketch_in_voila(browser, tmp_path):
         touch_line(page, [(0.2, 0.3), (0.2, 0.6), (0.8, 0.6)])
         strokes = received(tmp_path, "draw", 2)[1]["strokes"]
         assert len(strokes) == 2 and strokes[1]["points"][-1] == pytest.approx([0.8, 0.6], abs=0.02)
+        page.get_by_role("button", name="Shade").click()
+        draw_line(page, [(0.5, 0.4), (0.5, 0.7)])
+        shade = received(tmp_path, "draw", 3)[2]["strokes"][2]
+        assert shade["ink"] < 0.5 < strokes[0]["ink"] and shade["width"] > strokes[0]["width"]
+        colour = "([x, y]) => [...document.querySelector('.reid-pad canvas').getContext('2d')"
+        colour += ".getImageData(200 * x * devicePixelRatio, 400 * y * devicePixelRatio, 1, 1).data].slice(0, 3)"
+        assert page.evaluate(colour, [0.5, 0.5]) == [153] * 3 and page.evaluate(colour, [0.5, 0.6]) == [33] * 3
         entry = page.locator(".reid-side input[type=text]")
         entry.fill("a red top")
         entry.press("Enter")
@@ -200,18 +207,18 @@ def test_sketch_in_voila(browser, tmp_path):
         page.locator(".reid-side .jupyter-button", has_text="Undo").click()
         received(tmp_path, "say", 0)
         page.get_by_role("button", name="Undo stroke").click()
-        assert len(received(tmp_path, "draw", 3)[2]["strokes"]) == 1
+        assert len(received(tmp_path, "draw", 4)[3]["strokes"]) == 2
         picture(people(60)[9], SIZE).save(tmp_path / "mine.png")
         with page.expect_file_chooser() as chooser:
             page.locator(".jupyter-button", has_text="Upload").click()
         chooser.value.set_files(tmp_path / "mine.png")
-        assert received(tmp_path, "draw", 4)[3]["strokes"] == []
+        assert received(tmp_path, "draw", 5)[4]["strokes"] == []
         page.wait_for_function("document.querySelector('.reid-file').innerText === 'people/00009.png'")
         centre = "c => [...c.getContext('2d').getImageData(c.width / 2, c.height * 0.37, 1, 1).data].slice(0, 3)"
         page.wait_for_function(f"({centre})(document.querySelector('.reid-pad canvas')).join() !== '255,255,255'")
         screenshot(page, "sketch-upload-voila")
         page.get_by_role("button", name="Clear").click()
-        assert received(tmp_path, "draw", 5)[4]["png"] is None
+        assert received(tmp_path, "draw", 6)[5]["png"] is None
     finally:
         context.close()
         server.stop()

@@ -25,7 +25,7 @@ from reidlib.widgets import ChatSearch, SketchPad, SketchSearch
 from reidlib.widgets.sketchpad import trace
 
 MARKUP = "<img src=x onerror=alert(1)>&\"'"
-LINE = {"points": [[0.1, 0.5], [0.9, 0.5]], "width": 0.05}
+LINE = {"points": [[0.1, 0.5], [0.9, 0.5]], "width": 0.05, "ink": 0.87}
 
 
 @pytest.fixture(scope="module")
@@ -74,15 +74,24 @@ def test_a_tap_is_a_dot_and_an_empty_pad_is_white():
     assert np.asarray(pad.image()).min() == 255
 
 
+def test_where_strokes_cross_the_darker_one_shows():
+    shade = {"points": [[0.5, 0.1], [0.5, 0.9]], "width": 0.3, "ink": 0.4}
+    for strokes in ([LINE, shade], [shade, LINE]):
+        grey = np.asarray(SketchPad(strokes=strokes).image().convert("L"))
+        assert (grey[128, 64], grey[80, 64], grey[80, 10]) == (33, 153, 255)
+    old = {name: value for name, value in LINE.items() if name != "ink"}  # as sessions were saved before shading
+    assert SketchPad(strokes=[old]).strokes == [LINE]
+
+
 def test_a_traced_drawing_looks_like_itself():
     drawing = Image.new("L", (64, 128), 255)
-    ImageDraw.Draw(drawing).line([(10, 20), (50, 20), (50, 100)], fill=30, width=2)
-    strokes = trace(drawing)
-    traced = np.argwhere(np.asarray(SketchPad(strokes=strokes).image((64, 128)).convert("L")) < 200)
-    drawn = np.argwhere(np.asarray(drawing) < 200)
-    apart = np.linalg.norm(traced[:, None] - drawn, axis=2)
-    assert apart.min(0).max() < 1.5 and apart.min(1).max() < 1.5
-    assert trace(Image.new("L", (64, 128), 255)) == []
+    pen = ImageDraw.Draw(drawing)
+    pen.rectangle([20, 40, 40, 80], fill=140)
+    pen.line([(10, 20), (50, 20), (50, 100)], fill=30, width=2)
+    traced = np.asarray(SketchPad(strokes=trace(drawing)).image((64, 128)).convert("L"), int)
+    assert abs(traced[50:70, 24:36] - 140).max() < 10 and traced[20, 12:48].max() < 110 and traced[110:].min() == 255
+    assert np.abs(traced - np.asarray(drawing, int)).mean() < 3
+    assert trace(Image.new("L", (640, 200), 255)) == []
 
 
 def test_undo_and_clear_of_the_pad():
@@ -97,15 +106,17 @@ def test_undo_and_clear_of_the_pad():
 @pytest.mark.parametrize(
     "strokes",
     [[1], [{}], [{"points": [[0]], "width": 1}], [{"points": [[0, "a"]], "width": 1}]]
-    + [[{"points": [[0, float("nan")]], "width": 1}], [{"points": 3, "width": 1}]],
+    + [[{"points": [[0, float("nan")]], "width": 1}], [{"points": 3, "width": 1}]]
+    + [[{"points": [[0, 0]], "width": 1, "ink": "dark"}]],
 )
 def test_what_is_no_stroke_is_refused(strokes):
     with pytest.raises(traitlets.TraitError, match="points"):
         SketchPad(strokes=strokes)
 
 
-def test_points_outside_are_brought_to_the_edge():
-    assert SketchPad(strokes=[{"points": [[-3, 9]], "width": 7}]).strokes == [{"points": [[0, 1]], "width": 1}]
+def test_values_outside_are_brought_to_the_edge():
+    [stroke] = SketchPad(strokes=[{"points": [[-3, 9]], "width": 7, "ink": 2}]).strokes
+    assert stroke == {"points": [[0, 1]], "width": 1, "ink": 1}
 
 
 # The chat

@@ -30,7 +30,7 @@ class SketchSearch(SearchPanel):
         title = widgets.HTML(
             html("reid-title", f"Search by sketch · {session.model.name}, {len(session.gallery):,} pictures")
         )
-        hint = widgets.HTML(html("reid-note", "Draw the person with mouse, finger or pen."))
+        hint = widgets.HTML(html("reid-note", "Draw the person with mouse, finger or pen; shade what is dark."))
         side = [title, hint, self.pad, self.upload]
         if any(map(session.embedder.takes, ("text", "dialogue", "sketch+text"))):
             side += [widgets.HBox([self.entry, add]), self.words]

@@ -23,8 +23,11 @@ function render({ model, el }) {
 
   let current = null; // the stroke under the pointer, not yet in the model
   let backdrop = null;
+  let tool = model.get("tools")[0];
 
   function drawStroke(stroke) {
+    const grey = Math.round(255 * (1 - stroke.ink));
+    pen.strokeStyle = `rgb(${grey}, ${grey}, ${grey})`;
     pen.lineWidth = Math.max(1, stroke.width * width);
     pen.beginPath();
     stroke.points.forEach(([x, y], i) => pen[i ? "lineTo" : "moveTo"](x * width, y * height));
@@ -37,10 +40,9 @@ function render({ model, el }) {
     pen.fillRect(0, 0, width, height);
     const strokes = model.get("strokes");
     if (backdrop && !strokes.length && !current) pen.drawImage(backdrop, 0, 0, width, height);
-    pen.strokeStyle = "#222";
     pen.lineCap = pen.lineJoin = "round";
-    strokes.forEach(drawStroke);
-    if (current) drawStroke(current);
+    const shown = current ? [...strokes, current] : [...strokes];
+    shown.sort((a, b) => a.ink - b.ink).forEach(drawStroke); // as in Python, the darker one shows
   }
 
   function place(event) {
@@ -58,7 +60,7 @@ function render({ model, el }) {
     if (event.button > 0 || current) return;
     event.preventDefault();
     canvas.setPointerCapture(event.pointerId);
-    current = { id: event.pointerId, points: [place(event)], width: model.get("brush") };
+    current = { id: event.pointerId, points: [place(event)], width: tool.width, ink: tool.ink };
     draw();
   });
   canvas.addEventListener("pointermove", (event) => {
@@ -69,9 +71,9 @@ function render({ model, el }) {
   });
   function finish(event) {
     if (!current || event.pointerId !== current.id) return;
-    const stroke = { points: current.points, width: current.width };
+    const { points, width, ink } = current;
     current = null;
-    send([...model.get("strokes"), stroke]);
+    send([...model.get("strokes"), { points, width, ink }]);
   }
   canvas.addEventListener("pointerup", finish);
   canvas.addEventListener("pointercancel", finish);
@@ -82,7 +84,17 @@ function render({ model, el }) {
     node.textContent = text;
     node.addEventListener("click", press);
     bar.append(node);
+    return node;
   }
+  const choices = model.get("tools").map((each) =>
+    button(each.name, () => {
+      tool = each;
+      press();
+    }),
+  );
+  const press = () =>
+    choices.forEach((node, i) => node.setAttribute("aria-pressed", model.get("tools")[i].name === tool.name));
+  press();
   button("Undo stroke", () => send(model.get("strokes").slice(0, -1)));
   button("Clear", () => {
     backdrop = null;

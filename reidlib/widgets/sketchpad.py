@@ -2,6 +2,7 @@
 
 import math
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 
 import anywidget
@@ -10,12 +11,15 @@ import traitlets
 from PIL import Image, ImageDraw
 
 MOST_POINTS = 200_000
+INK = 0.87  # of a line, where white paper is 0 and black 1
+GREYS = (0.12, 0.35, 0.6, 1.0)  # between which the ink of a traced drawing counts as one grey
 FINER = 4  # drawn so many times larger, then shrunk, for smooth lines
 
 
 class SketchPad(anywidget.AnyWidget):
-    """`strokes` is a list of {"points": [[x, y], ...], "width": w}: x and y from 0 to 1 across and down the pad, w in
-    units of its width. It changes once a stroke; set it from Python to draw without a browser.
+    """`strokes` is a list of {"points": [[x, y], ...], "width": w, "ink": i}: x and y from 0 to 1 across and down the
+    pad, w in units of its width, i from 0 (white) to 1 (black). It changes once a stroke; set it from Python to draw
+    without a browser. Where strokes cross, the darker one shows.
     """
 
     _esm = Path(__file__).with_name("sketchpad.js")
@@ -23,13 +27,20 @@ class SketchPad(anywidget.AnyWidget):
     strokes = traitlets.List().tag(sync=True)
     ratio = traitlets.Float(2.0, help="height over width").tag(sync=True)
     pixels = traitlets.Int(200, help="width on the page").tag(sync=True)
-    brush = traitlets.Float(0.02, help="width of new strokes").tag(sync=True)
+    tools = traitlets.List(
+        [{"name": "Line", "width": 0.02, "ink": INK}, {"name": "Shade", "width": 0.1, "ink": 0.4}],
+        help="what new strokes can be made with",
+    ).tag(sync=True)
 
     @traitlets.validate("strokes")
     def _check_strokes(self, proposal) -> list[dict]:
         try:
             strokes = [
-                {"points": [[_unit(x), _unit(y)] for x, y in stroke["points"]], "width": _unit(stroke["width"])}
+                {
+                    "points": [[_unit(x), _unit(y)] for x, y in stroke["points"]],
+                    "width": _unit(stroke["width"]),
+                    "ink": _unit(stroke.get("ink", INK)),
+                }
                 for stroke in proposal["value"]
             ]
         except (TypeError, KeyError, ValueError) as error:
@@ -47,16 +58,16 @@ class SketchPad(anywidget.AnyWidget):
         self.strokes = []
 
     def image(self, size: tuple[int, int] = (128, 256)) -> Image.Image:
-        """The drawing as RGB, dark lines on white; `size` is (width, height) in pixels."""
+        """The drawing as RGB, dark on white; `size` is (width, height) in pixels."""
         width, height = size[0] * FINER, size[1] * FINER
         canvas = Image.new("L", (width, height), 255)
         pen = ImageDraw.Draw(canvas)
-        for stroke in self.strokes:
+        for stroke in sorted(self.strokes, key=lambda stroke: stroke["ink"]):
             points = [(x * width, y * height) for x, y in stroke["points"]]
-            thick = max(FINER, round(stroke["width"] * width))
-            pen.line(points, fill=34, width=thick, joint="curve")
+            thick, grey = max(FINER, round(stroke["width"] * width)), round(255 * (1 - stroke["ink"]))
+            pen.line(points, fill=grey, width=thick, joint="curve")
             for x, y in (points[0], points[-1]):
-                pen.ellipse([x - thick / 2, y - thick / 2, x + thick / 2, y + thick / 2], fill=34)
+                pen.ellipse([x - thick / 2, y - thick / 2, x + thick / 2, y + thick / 2], fill=grey)
         return canvas.resize(size, Image.Resampling.LANCZOS).convert("RGB")
 
     def show(self, picture: Image.Image | None) -> None:
@@ -69,14 +80,22 @@ class SketchPad(anywidget.AnyWidget):
         self.send({"event": "backdrop"}, buffers)
 
 
-def trace(picture: Image.Image) -> list[dict]:
-    """A drawing on white as strokes for the pad: the outlines of its dark lines."""
-    from contourpy import contour_generator
+def trace(picture: Image.Image, size: tuple[int, int] = (64, 128)) -> list[dict]:
+    """A drawing on white as strokes for the pad, line by line from left to right in three greys.
 
-    width, height = picture.size
-    ink = 255.0 - np.asarray(picture.convert("L"), dtype=float)
-    lines = contour_generator(z=np.pad(ink, 1)).lines(0.5 * ink.max())  # a margin, so that every outline closes
-    return [{"points": ((line - 0.5) / (width, height)).tolist(), "width": 1 / width} for line in lines]
+    size: (width, height) at which it is read; there is a stroke for each piece of a line.
+    """
+    width, height = size
+    ink = 1 - np.asarray(picture.convert("L").resize(size, Image.Resampling.BICUBIC)) / 255
+    grey = np.pad(np.digitize(ink, GREYS[:-1]), ((0, 0), (1, 1)))
+    strokes = []
+    for y in range(height):
+        ends = np.flatnonzero(np.diff(grey[y])).tolist()
+        for start, end in pairwise(ends):
+            if level := grey[y, start + 1]:
+                line = [[(x + 0.5) / width, (y + 0.5) / height] for x in (start, end - 1)]
+                strokes.append({"points": line, "width": 1 / width, "ink": (GREYS[level - 1] + GREYS[level]) / 2})
+    return strokes
 
 
 def _unit(value: float) -> float:
