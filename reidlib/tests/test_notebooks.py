@@ -72,6 +72,13 @@ def test_declares_the_common_parameters(path):
     assert parameters.get("seed", 0) == 0 and parameters.get("overrides", {}) == {}
 
 
+def test_trained_models_are_described_by_what_other_notebooks_ask_for(path, content):
+    source = "\n".join(cell.source for cell in code_cells(content))
+    if "preset" in Notebook(path).parameters and "fit(" in source:
+        [describe] = [line for line in source.splitlines() if ".describe(" in line]
+        assert "data, config, seed=seed, preset=preset" in describe
+
+
 def test_ruff_is_content():
     found = subprocess.run(
         [sys.executable, "-m", "ruff", "check", "--no-cache", notebooks_dir()],
