@@ -80,10 +80,10 @@ class SketchPad(anywidget.AnyWidget):
         self.send({"event": "backdrop"}, buffers)
 
 
-def trace(picture: Image.Image, size: tuple[int, int] = (64, 128)) -> list[dict]:
+def trace(picture: Image.Image, size: tuple[int, int] = (100, 200)) -> list[dict]:
     """A drawing on white as strokes for the pad, line by line from left to right in three greys.
 
-    size: (width, height) at which it is read; there is a stroke for each piece of a line.
+    size: (width, height) at which it is read, half as wide as the pad; each piece of a line is a stroke.
     """
     width, height = size
     ink = 1 - np.asarray(picture.convert("L").resize(size, Image.Resampling.BICUBIC)) / 255
