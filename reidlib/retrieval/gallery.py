@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -23,6 +22,7 @@ from reidlib.methods.base import Method
 from reidlib.paths import inside, write_json
 from reidlib.retrieval.embedder import Embedder
 from reidlib.retrieval.index import MANIFEST, GalleryIndex, save_array, write_manifest
+from reidlib.training import checkpoints
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 PROGRESS = "progress.json"
@@ -246,10 +246,8 @@ def _read(path: Path) -> dict:
 
 
 def _stamp(model: Method, root: Path, paths: list[str], batch_size: int) -> str:
-    digest = hashlib.blake2b(f"{model.name} {batch_size} {model.image_size}".encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    about = f"{model.name} {batch_size} {model.image_size} {checkpoints.fingerprint(model)}"
+    digest = hashlib.blake2b(about.encode())
     for path in paths:
         file = inside(root, path)
         status = file.stat() if file.exists() else None
