@@ -1,5 +1,6 @@
 """The processes of a training on several devices: started here unless torchrun did, watched, and ended together."""
 
+import io
 import json
 import logging
 import os
@@ -66,19 +67,23 @@ def rows_of(folder: Path, model: Method, config: Config, **job) -> Iterator[dict
             f"devices={config.devices} needs {type(model).__name__} in a module that other processes can import; it is "
             "defined in the notebook or script itself."
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "job.pt"
-    torch.save((_recipe(model.cpu()), {"folder": folder, "config": config, **job}), file)
+    packed = io.BytesIO()
+    torch.save((_recipe(model.cpu()), {"folder": folder, "config": config, **job}), packed)
     # The processes meet at this store; they find it in the way in which those of torchrun find theirs.
     store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    running = [_start(file, rank, config.devices, store.port) for rank in range(config.devices)]
+    running = [_start(folder, rank, config.devices, store.port) for rank in range(config.devices)]
     try:
+        for process in running:
+            with suppress(BrokenPipeError):  # it has ended already; how, its status will say
+                process.stdin.write(len(packed.getbuffer()).to_bytes(8))
+                process.stdin.write(packed.getbuffer())
+                process.stdin.flush()
+        del packed
         yield from _listen(running)
     finally:
         for process in running:
             process.kill()
             process.wait()
-        file.unlink(missing_ok=True)
 
 
 def _recipe(model: Method) -> dict:
@@ -96,15 +101,15 @@ def _made(kind: type[Method], config: Config, num_classes: int, state: dict[str,
     return model
 
 
-def _start(job: Path, rank: int, world: int, port: int) -> subprocess.Popen:
-    """A process as torchrun would start it; its output is read here, and it ends when its input does."""
+def _start(folder: Path, rank: int, world: int, port: int) -> subprocess.Popen:
+    """A process as torchrun would start it; its input is the job, then nothing, and it ends when its input does."""
     threads = max(1, (os.cpu_count() or 1) // world)
     like_torchrun = {
         "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "fit", "TORCHELASTIC_USE_AGENT_STORE": True,
     }  # fmt: skip
     return subprocess.Popen(
-        [sys.executable, "-c", f"from {__name__} import work; work()", str(job)],
+        [sys.executable, "-c", f"from {__name__} import work; work()", str(folder)],  # the folder is for `ps` alone
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={"OMP_NUM_THREADS": str(threads), "TORCH_CPP_LOG_LEVEL": "ERROR"}
@@ -163,6 +168,7 @@ def work() -> None:
     """One of the processes: runs the job and tells the one that started it, a line of JSON each."""
     from reidlib.training import fit
 
+    packed = sys.stdin.buffer.read(int.from_bytes(sys.stdin.buffer.read(8)))
     threading.Thread(target=_end_with_starter, daemon=True).start()
     logging.disable(logging.INFO)
     warnings.filterwarnings("ignore", "torch.distributed.nn.functional.all_gather is deprecated")  # Fabric's affair
@@ -174,7 +180,8 @@ def work() -> None:
         lines.flush()
 
     try:
-        recipe, job = torch.load(sys.argv[1], weights_only=False)  # the starter's own file, of this moment
+        recipe, job = torch.load(io.BytesIO(packed), weights_only=False)  # from the starter, through no file
+        del packed
         for row in fit(_made(**recipe), **job):
             if os.environ["RANK"] == "0":
                 tell(row=row)
@@ -185,5 +192,5 @@ def work() -> None:
 
 
 def _end_with_starter() -> None:
-    os.read(0, 1)  # nothing is ever sent: it returns when the starter is gone, however it went
+    os.read(0, 1)  # nothing more is ever sent: it returns when the starter is gone, however it went
     os._exit(1)
