@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from reidlib.backbones.transformers import LLAMA, SWINV2, TransformerTowers
+from reidlib.benchmarks.shapes import Unfilled
 from reidlib.data import PersonData, load
 from reidlib.data.batches import data_pixels
 from reidlib.errors import CheckpointError, ConfigError
@@ -306,11 +307,11 @@ def test_the_untrained_clip_variant_compares_as_clip_does():
 
 
 def test_the_published_sizes_build_without_a_download():
-    """On the meta device: shapes without memory."""
     from transformers import LlamaConfig, LlamaModel, Swinv2Config, Swinv2Model
 
-    with torch.device("meta"):
+    with Unfilled():
         vision = Swinv2Model(Swinv2Config(**SWINV2["swinv2-base-random"]))
+    with torch.device("meta"):  # shapes without memory
         language = LlamaModel(LlamaConfig(**LLAMA["llama-3.2-1b-random"]))
     assert vision.num_features == 1024
     assert sum(p.numel() for p in language.parameters()) == pytest.approx(1.236e9, rel=1e-3)
