@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -129,9 +130,10 @@ class Dies(Small):
         return super().losses(batch)
 
 
-class Endless(Small):
+class Slow(Small):
     def losses(self, batch):
-        time.sleep(600)
+        time.sleep(0.2)
+        return super().losses(batch)
 
 
 # Steps are linear in the gradient where eps is far above it; Adam's own would turn rounding errors into steps.
@@ -304,16 +306,28 @@ def test_a_process_that_ends_early_ends_all_in_one_sentence(data, tmp_path, monk
     assert len(started) == 2 and all(process.poll() is not None for process in started)
 
 
-def test_no_process_outlives_a_killed_starter(data, tmp_path):
+def test_a_killed_starter_leaves_no_process_and_the_training_goes_on(data, tmp_path):
     script = "import sys\nfrom pathlib import Path\nfrom reidlib.data import load\nfrom reidlib.training import fit\n"
-    script += "from reidlib.tests.test_distributed import Endless, small\nmodel = small(Endless, devices=2)\n"
-    script += "list(fit(model, load('toy', Path(sys.argv[1])), model.config, Path(sys.argv[2])))\n"
+    script += "from reidlib.tests.test_distributed import slow\nmodel = slow(2)\n"
+    script += "list(fit(model, load('toy', Path(sys.argv[1])), model.config, Path(sys.argv[2]), select=[]))\n"
     starter = subprocess.Popen([sys.executable, "-c", script, data.root.parent, tmp_path])
-    wait_for(lambda: len(working_on(tmp_path)) == 2)
+    state = tmp_path / "checkpoint" / "last.json"
+    wait_for(lambda: state.exists() and json.loads(state.read_text())["step"] >= 2)
+    assert len(working_on(tmp_path)) == 2
     starter.kill()
     starter.wait()
     wait_for(lambda: not working_on(tmp_path))
-    assert not list(tmp_path.iterdir()), "nothing is left behind"
+    assert 2 <= json.loads(state.read_text())["step"] < 6
+    resumed, alone = slow(2), slow(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it would say that another training was found
+        [row] = fit(resumed, data, resumed.config, tmp_path, select=[])
+    list(fit(alone, data, alone.config, tmp_path / "alone", select=[]))
+    assert largest_difference(weights(resumed), weights(alone)) < 1e-6
+
+
+def slow(devices: int) -> Slow:
+    return small(Slow, devices=devices, max_steps=6, save_every=1)
 
 
 def working_on(folder: Path) -> list[str]:

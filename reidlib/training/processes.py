@@ -84,6 +84,8 @@ def rows_of(folder: Path, model: Method, config: Config, **job) -> Iterator[dict
         for process in running:
             process.kill()
             process.wait()
+            with suppress(BrokenPipeError):
+                process.stdin.close()
 
 
 def _recipe(model: Method) -> dict:
@@ -125,8 +127,9 @@ def _listen(running: list[subprocess.Popen]) -> Iterator[dict]:
     events: queue.SimpleQueue = queue.SimpleQueue()
 
     def read(rank: int, process: subprocess.Popen) -> None:
-        for line in process.stdout:
-            events.put((rank, json.loads(line)))
+        with process.stdout:
+            for line in process.stdout:
+                events.put((rank, json.loads(line)))
         events.put((rank, {"ended": process.wait()}))
 
     for rank, process in enumerate(running):
