@@ -59,7 +59,7 @@ def _may_be_called(name: str) -> bool:
         encoded = os.fsencode(name)
     except UnicodeEncodeError:
         return False
-    return b"\0" not in encoded and len(encoded) <= 255
+    return b"\0" not in encoded and len(encoded) <= 255 and "".join(name.splitlines()) == name  # messages are one line
 
 
 @contextmanager

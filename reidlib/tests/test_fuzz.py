@@ -13,7 +13,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save as to_safetensors
 
@@ -241,6 +241,7 @@ def test_any_parameter_makes_a_run_inside_outputs_or_is_refused(notebook, name, 
 
 @few
 @given(TEXT)
+@example("\n")
 def test_any_name_of_a_notebook_or_run_is_known_or_refused(notebook, text):
     for call in (lambda: select([text]), lambda: load_model(text), lambda: load_model("02", text),
                  lambda: searcher("text", run=text or "x"), lambda: runner.plan_again(text)):  # fmt: skip
