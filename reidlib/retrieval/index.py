@@ -14,9 +14,9 @@ from reidlib.errors import ConfigError, DataError
 from reidlib.paths import write_json, write_text, written_whole
 
 BLOCK = 131_072  # rows of the gallery at a time
-ALONE = 16_777_216  # numbers of a block from which on waking other threads pays
 CONVERTED = 1_048_576  # and so many numbers, where they must be made float32: more would be written to memory and back
 SCORES = 4_194_304  # and so many scores, where there are many queries
+ALONE = 16_777_216  # numbers of a block from which on waking other threads pays
 MAGNITUDE = 0x7FFFFFFF
 BACKENDS = ("exact", "faiss")
 MANIFEST = "index.json"

@@ -14,6 +14,7 @@ import nbformat
 import pytest
 
 from reidlib.tests.attribute_model import draw_table, people, picture
+from reidlib.tests.ports import free_port
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -41,12 +42,6 @@ def note():  # what Python has received, for the test to read
 panel.refresh = note
 panel
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def write_notebook(folder: Path, panel: str) -> Path:

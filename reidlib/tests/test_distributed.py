@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -29,6 +28,7 @@ from reidlib.methods.cfine import CFine, CFineConfig
 from reidlib.methods.clip import Clip, ClipConfig
 from reidlib.methods.diana import DiaNA, DianaConfig
 from reidlib.methods.interactreid import AdaptConfig, InteractReIDAdapt, InteractReIDInvert, InvertConfig
+from reidlib.tests.ports import free_port
 from reidlib.training import fit, processes
 
 
@@ -220,10 +220,7 @@ def torchrun(function, *options: str, data, folder: Path) -> subprocess.Popen:
 
 
 def test_two_nodes_equal_one(data, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    places = ("--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={port}")
+    places = ("--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={free_port()}")
     nodes = [torchrun(on_a_node, *places, f"--node-rank={n}", data=data, folder=tmp_path) for n in range(2)]
     for node in nodes:
         _, said = node.communicate(timeout=120)

@@ -23,7 +23,8 @@ function render({ model, el }) {
 
   let current = null; // the stroke under the pointer, not yet in the model
   let backdrop = null;
-  let tool = model.get("tools")[0];
+  const tools = model.get("tools");
+  let tool = tools[0];
 
   function drawStroke(stroke) {
     const grey = Math.round(255 * (1 - stroke.ink));
@@ -86,15 +87,12 @@ function render({ model, el }) {
     bar.append(node);
     return node;
   }
-  const choices = model.get("tools").map((each) =>
-    button(each.name, () => {
-      tool = each;
-      press();
-    }),
-  );
-  const press = () =>
-    choices.forEach((node, i) => node.setAttribute("aria-pressed", model.get("tools")[i].name === tool.name));
-  press();
+  const choices = tools.map((each) => button(each.name, () => choose(each)));
+  function choose(each) {
+    tool = each;
+    choices.forEach((node, i) => node.setAttribute("aria-pressed", tools[i] === tool));
+  }
+  choose(tool);
   button("Undo stroke", () => send(model.get("strokes").slice(0, -1)));
   button("Clear", () => {
     backdrop = null;
