@@ -216,7 +216,7 @@ def run_benchmarks(options: argparse.Namespace) -> None:
 
 def make_toy(options: argparse.Namespace) -> None:
     """Draw the toy world to data/toy; nothing is done when it is there already."""
-    from reidlib.data import toy
+    from reidlib import toyworld
 
-    toy.make(data_dir() / "toy")
+    toyworld.make(data_dir() / "toy")
     print(f"The toy world is in {data_dir() / 'toy'}")

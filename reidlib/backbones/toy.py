@@ -55,9 +55,9 @@ def pretrain(
     Photos, whose colours are easily learned, come alone for three epochs, drawings beside them from then on. `report`
     is told the step and the loss now and then.
     """
-    from reidlib.data.toy.pretraining import DRAWN, pretraining_pairs
     from reidlib.data.transforms import CLIP as STATISTICS
     from reidlib.data.transforms import BatchAugment
+    from reidlib.toyworld.pretraining import DRAWN, pretraining_pairs
 
     torch.manual_seed(seed)
     clip = toy_clip(weights=False)

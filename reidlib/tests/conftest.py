@@ -20,10 +20,10 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session")
 def toy_root(places: None) -> Path:
     """The toy world of forty people, drawn once: `load("toy", toy_root)`."""
-    from reidlib.data import toy
+    from reidlib import toyworld
 
     root = Path(os.environ["REIDLIB_DATA"], "toy")
-    toy.make(root, identities=40)
+    toyworld.make(root, identities=40)
     return root
 
 

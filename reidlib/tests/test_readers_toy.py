@@ -3,9 +3,9 @@
 import pytest
 
 from reidlib.data import check, load, names
-from reidlib.data.toy import make
-from reidlib.data.toy.people import ATTRIBUTES
 from reidlib.errors import DataError
+from reidlib.toyworld import make
+from reidlib.toyworld.people import ATTRIBUTES
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +38,10 @@ def test_toy_joins_dialogues_and_attributes_of_every_picture(world):
 
 
 def test_toy_is_drawn_on_first_use_below_the_data_folder(tmp_path, monkeypatch):
-    from reidlib.data import toy
+    from reidlib import toyworld
 
     made = []
-    monkeypatch.setattr(toy, "make", made.append)
+    monkeypatch.setattr(toyworld, "make", made.append)
     monkeypatch.setenv("REIDLIB_DATA", str(tmp_path))
     with pytest.raises(DataError, match="CUHK-PEDES"):
         load("toy")

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reidlib.data.toy import draw, language, people, pretraining_pairs, shots, sketch
-from reidlib.data.toy.words import CONTINUATIONS, NOUNS, OPENINGS, QUESTIONS, VAGUE_NOUNS
+from reidlib.toyworld import draw, language, people, pretraining_pairs, shots, sketch
+from reidlib.toyworld.words import CONTINUATIONS, NOUNS, OPENINGS, QUESTIONS, VAGUE_NOUNS
 
 SEEDS = st.integers(0, 2**32 - 1)
 

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from scipy.io import loadmat
 
-from reidlib.data.toy import VERSION, layouts, make, people, write
 from reidlib.errors import DataError
+from reidlib.toyworld import VERSION, layouts, make, people
+from reidlib.toyworld import world as drawn
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +184,7 @@ def test_market_attributes_of_a_person():
 
 
 def test_made_once(world, monkeypatch):
-    monkeypatch.setattr(write, "_write_all", lambda *_: pytest.fail("written twice"))
+    monkeypatch.setattr(drawn, "_write_all", lambda *_: pytest.fail("written twice"))
     assert make(world, identities=12, seed=3) == world
 
 
@@ -193,19 +194,19 @@ def test_an_interrupted_world_is_not_there(tmp_path, monkeypatch):
         (world / "half").touch()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(write, "_write_all", half)
+    monkeypatch.setattr(drawn, "_write_all", half)
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path / "toy")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_older_world_is_replaced(tmp_path, monkeypatch):
-    monkeypatch.setattr(write, "_write_all", lambda world, *_: world.mkdir())
+    monkeypatch.setattr(drawn, "_write_all", lambda world, *_: world.mkdir())
     root = make(tmp_path / "toy", seed=1)
     (root / "of the first").touch()
     make(root, seed=2)
-    assert read(root / write.MARKER) == {"version": VERSION, "identities": 300, "seed": 2}
-    assert [p.name for p in root.iterdir()] == [write.MARKER] and list(tmp_path.iterdir()) == [root]
+    assert read(root / drawn.MARKER) == {"version": VERSION, "identities": 300, "seed": 2}
+    assert [p.name for p in root.iterdir()] == [drawn.MARKER] and list(tmp_path.iterdir()) == [root]
 
 
 def test_a_folder_of_someone_else_is_left_alone(tmp_path):
@@ -223,10 +224,10 @@ def test_too_few_identities(tmp_path):
 def test_two_at_once(tmp_path, monkeypatch):
     """Both have a whole world to rename at the same time; one wins, the other takes what is there."""
     meeting = threading.Barrier(2, timeout=10)
-    monkeypatch.setattr(write, "_write_all", lambda world, *_: world.mkdir())
-    put_in_place = write._put_in_place
-    monkeypatch.setattr(write, "_put_in_place", lambda *args: meeting.wait() + 1 and put_in_place(*args))
+    monkeypatch.setattr(drawn, "_write_all", lambda world, *_: world.mkdir())
+    put_in_place = drawn._put_in_place
+    monkeypatch.setattr(drawn, "_put_in_place", lambda *args: meeting.wait() + 1 and put_in_place(*args))
     with ThreadPoolExecutor(2) as pool:
         roots = list(pool.map(lambda _: make(tmp_path / "toy"), range(2)))
     assert roots == [tmp_path / "toy"] * 2 and list(tmp_path.iterdir()) == [tmp_path / "toy"]
-    assert read(tmp_path / "toy" / write.MARKER)["identities"] == 300
+    assert read(tmp_path / "toy" / drawn.MARKER)["identities"] == 300

@@ -126,7 +126,7 @@ def _hold_out(table: pd.DataFrame) -> int:
 
 
 def _toy_world(root: Path | str | None) -> Path:
-    from reidlib.data.toy import make
+    from reidlib.toyworld import make
 
     world = data_dir() / "toy" if root is None else Path(root)
     if root is None or not world.is_dir():  # a world that the caller made, of another size perhaps, is read as it is

@@ -6,8 +6,8 @@ Lengths are in heights of the body: x = 0 is its middle, y = 0 the crown, y = 1 
 import math
 from dataclasses import dataclass
 
-from reidlib.data.toy.people import COLOURS, HAIR_COLOURS, SKINS, Person
-from reidlib.data.toy.shapes import Point, shaded
+from reidlib.toyworld.people import COLOURS, HAIR_COLOURS, SKINS, Person
+from reidlib.toyworld.shapes import Point, shaded
 
 DENIM = {"blue": (70, 100, 150), "navy": (40, 52, 88)}
 HEAD_Y = 0.07

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from reidlib.data.toy import draw, people, shots, sketch
+from reidlib.toyworld import draw, people, shots, sketch
 
 # As on the web: short, loose, and now and then about a drawing.
 PHOTO = ("a photo of a {who}, {things}", "a {who} with {things}", "{things}", "{who}, {things}")

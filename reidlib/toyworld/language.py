@@ -4,33 +4,9 @@ import random
 import re
 from string import Formatter
 
-from reidlib.data.toy.people import Person
-from reidlib.data.toy.shots import Shot, visible
-from reidlib.data.toy.words import (
-    COLOUR_WORDS,
-    CONTINUATIONS,
-    EXTRAS,
-    FIRST_QUESTIONS,
-    HAIR,
-    HAIR_COLOUR_WORDS,
-    HIDDEN,
-    LEADING,
-    LOGOS,
-    NOTHING,
-    NOUNS,
-    OPENINGS,
-    PATTERN_WORDS,
-    PLURAL,
-    PRONOUNS,
-    QUESTIONS,
-    REPLIES,
-    THING_REPLIES,
-    UNSURE,
-    VAGUE_COLOURS,
-    VAGUE_NOUNS,
-    WALKS,
-    WHO,
-)
+from reidlib.toyworld import words as say
+from reidlib.toyworld.people import Person
+from reidlib.toyworld.shots import Shot, visible
 
 Dialogue = list[tuple[str, str]]
 FACTS = ("hair", "upper", "lower", "shoes", "bag", "hat", "carried")
@@ -41,8 +17,8 @@ def _slots(plan: str) -> frozenset[str]:
     return frozenset(name.lower() for _, name, _, _ in Formatter().parse(plan) if name) & set(FACTS)
 
 
-_OPENINGS = tuple((plan, _slots(plan)) for plan in OPENINGS)
-_CONTINUATIONS = tuple((plan, _slots(plan)) for plan in CONTINUATIONS)
+_OPENINGS = tuple((plan, _slots(plan)) for plan in say.OPENINGS)
+_CONTINUATIONS = tuple((plan, _slots(plan)) for plan in say.CONTINUATIONS)
 
 
 # ---------------------------------------------------------------- noun phrases
@@ -51,16 +27,16 @@ _CONTINUATIONS = tuple((plan, _slots(plan)) for plan in CONTINUATIONS)
 def colour(name: str, rng: random.Random, vague: float = 0.1) -> str:
     """A word for a garment's colour, now and then a vague one."""
     if rng.random() < vague:
-        words = [word for word, names in VAGUE_COLOURS.items() if name in names]
+        words = [word for word, names in say.VAGUE_COLOURS.items() if name in names]
         if words:
             return rng.choice(words)
-    return rng.choice(COLOUR_WORDS[name])
+    return rng.choice(say.COLOUR_WORDS[name])
 
 
 def qualified(noun: str, looks: list[str]) -> str:
     """Colour and pattern before the noun, but after an adjective of size: "a long red checked coat"."""
     first, _, rest = noun.partition(" ")
-    return " ".join([first, *looks, rest] if first in LEADING else [*looks, noun])
+    return " ".join([first, *looks, rest] if first in say.LEADING else [*looks, noun])
 
 
 def with_article(phrase: str, rng: random.Random) -> str:
@@ -68,7 +44,7 @@ def with_article(phrase: str, rng: random.Random) -> str:
     noun = phrase.split(" with ")[0]
     if noun.endswith("footwear"):
         return phrase
-    if noun.endswith(PLURAL):
+    if noun.endswith(say.PLURAL):
         return f"a pair of {phrase}" if rng.random() < 0.3 else phrase
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
@@ -76,27 +52,27 @@ def with_article(phrase: str, rng: random.Random) -> str:
 def thing(key: str, seen: dict[str, str], rng: random.Random) -> str:
     """A noun phrase for a garment or a thing carried, such as "a dark blue striped jumper"."""
     value = seen[key]
-    vague = key in VAGUE_NOUNS and value != "straps" and rng.random() < 0.06
-    noun = rng.choice(VAGUE_NOUNS[key] if vague else NOUNS[key][value])
+    vague = key in say.VAGUE_NOUNS and value != "straps" and rng.random() < 0.06
+    noun = rng.choice(say.VAGUE_NOUNS[key] if vague else say.NOUNS[key][value])
     if f"{key}_colour" in seen:
         pattern, looks = seen.get(f"{key}_pattern", ""), []
         if rng.random() < 0.93:
             looks.append(colour(seen[f"{key}_colour"], rng))
         if pattern == "plain" and rng.random() < 0.12:
-            looks.insert(0, rng.choice(PATTERN_WORDS[pattern]))
+            looks.insert(0, rng.choice(say.PATTERN_WORDS[pattern]))
         elif pattern not in ("plain", "logo", "") and rng.random() < 0.85:
-            looks.append(rng.choice(PATTERN_WORDS[pattern]))
+            looks.append(rng.choice(say.PATTERN_WORDS[pattern]))
         noun = qualified(noun, looks)
         if pattern == "logo" and rng.random() < 0.6:
-            noun = f"{noun} {rng.choice(LOGOS)}"
+            noun = f"{noun} {rng.choice(say.LOGOS)}"
     if value == "straps":
         return f"{noun} over both shoulders"
     return with_article(noun, rng)
 
 
 def hair(seen: dict[str, str], rng: random.Random) -> str:
-    plan = rng.choice(HAIR[seen["hair"]])
-    return plan.format(c=rng.choice(HAIR_COLOUR_WORDS[seen["hair_colour"]])) if "{c}" in plan else plan
+    plan = rng.choice(say.HAIR[seen["hair"]])
+    return plan.format(c=rng.choice(say.HAIR_COLOUR_WORDS[seen["hair_colour"]])) if "{c}" in plan else plan
 
 
 def fact(key: str, seen: dict[str, str], rng: random.Random) -> str:
@@ -119,7 +95,11 @@ def _filled(plan: str, words: dict[str, str]) -> str:
 def tell(facts: list[str], seen: dict[str, str], shot: Shot, rng: random.Random) -> str:
     """One caption that mentions exactly `facts`, by sentence plans drawn at random."""
     words = {key: fact(key, seen, rng) for key in facts}
-    words |= {"who": rng.choice(WHO[seen["sex"]]), "walks": rng.choice(WALKS[shot.view]), **PRONOUNS[seen["sex"]]}
+    words |= {
+        "who": rng.choice(say.WHO[seen["sex"]]),
+        "walks": rng.choice(say.WALKS[shot.view]),
+        **say.PRONOUNS[seen["sex"]],
+    }
     left, plans = set(facts), []
     choices = [plan for plan in _OPENINGS if plan[1] <= left]
     while True:
@@ -173,41 +153,41 @@ def value_in_words(key: str, seen: dict[str, str], rng: random.Random) -> str:
     """A short answer about one attribute that is there."""
     value = seen[key]
     if key == "sex":
-        return with_article(rng.choice(WHO[value][:3]), rng)
+        return with_article(rng.choice(say.WHO[value][:3]), rng)
     if key == "hair":
         return {"tied back": "tied back", "ponytail": "in a ponytail", "bun": "in a bun"}.get(value, value)
     if key == "hair_colour":
-        return rng.choice(HAIR_COLOUR_WORDS[value])
+        return rng.choice(say.HAIR_COLOUR_WORDS[value])
     if key == "upper_pattern":
-        return rng.choice(LOGOS if value == "logo" else PATTERN_WORDS[value])
+        return rng.choice(say.LOGOS if value == "logo" else say.PATTERN_WORDS[value])
     if key.endswith("_colour"):
         return colour(value, rng, vague=0.15)
     if rng.random() < 0.3 and f"{key}_colour" in seen:
         return thing(key, seen, rng)
     if value == "straps":
         return "straps over both shoulders, so probably a backpack"
-    return with_article(rng.choice(NOUNS[key][value]), rng)
+    return with_article(rng.choice(say.NOUNS[key][value]), rng)
 
 
 def answer(person: Person, shot: Shot, key: str, rng: random.Random) -> str:
     """What a witness of this picture says when asked about the attribute `key`."""
     seen = visible(person, shot)
-    words = {**PRONOUNS[person.sex], "walks": rng.choice(WALKS[shot.view])}
+    words = {**say.PRONOUNS[person.sex], "walks": rng.choice(say.WALKS[shot.view])}
     if key not in seen:
-        return _filled(rng.choice(HIDDEN), words)
+        return _filled(rng.choice(say.HIDDEN), words)
     if seen[key] == "none":
-        return _filled(rng.choice(NOTHING[key]), words)
+        return _filled(rng.choice(say.NOTHING[key]), words)
     if key != "sex" and rng.random() < 0.07:
-        return rng.choice(UNSURE)
+        return rng.choice(say.UNSURE)
     words["value"] = value_in_words(key, seen, rng)
     if key == "upper_pattern" and seen[key] == "logo":
         reply = f"Plain, but {words['value']}."
     else:
-        reply = _filled(rng.choice(THING_REPLIES if key in NOUNS else REPLIES), words)
+        reply = _filled(rng.choice(say.THING_REPLIES if key in say.NOUNS else say.REPLIES), words)
     others = [other for other in tellable(seen) if not key.startswith(other)]
     if rng.random() < 0.12:
         words["fact"] = fact(rng.choice(others), seen, rng)
-        reply = f"{reply} {_filled(rng.choice(EXTRAS), words)}"
+        reply = f"{reply} {_filled(rng.choice(say.EXTRAS), words)}"
     return reply
 
 
@@ -217,9 +197,9 @@ def dialogue(person: Person, shot: Shot, rng: random.Random) -> Dialogue:
     A colour is asked for only after its thing has been spoken of, and only where there is such a thing.
     """
     seen = visible(person, shot)
-    words = PRONOUNS[person.sex]
-    first = f"{with_article(rng.choice(WHO[person.sex]), rng)} {rng.choice(WALKS[shot.view])}"
-    turns = [(rng.choice(FIRST_QUESTIONS), first[0].upper() + first[1:] + ".")]
+    words = say.PRONOUNS[person.sex]
+    first = f"{with_article(rng.choice(say.WHO[person.sex]), rng)} {rng.choice(say.WALKS[shot.view])}"
+    turns = [(rng.choice(say.FIRST_QUESTIONS), first[0].upper() + first[1:] + ".")]
     topics = ["upper", "lower", *rng.sample(("hair", "shoes", "bag", "hat", "carried"), rng.randint(2, 4))]
     rng.shuffle(topics)
     for topic in topics:
@@ -229,5 +209,5 @@ def dialogue(person: Person, shot: Shot, rng: random.Random) -> Dialogue:
         if topic == "upper" and rng.random() < 0.35:
             keys.append("upper_pattern")
         for key in keys:
-            turns.append((_filled(rng.choice(QUESTIONS[key]), words), answer(person, shot, key, rng)))
+            turns.append((_filled(rng.choice(say.QUESTIONS[key]), words), answer(person, shot, key, rng)))
     return turns[: max(5, rng.randint(6, 9))]

@@ -6,8 +6,8 @@ import random
 import tempfile
 from pathlib import Path
 
-from reidlib.data.toy import layouts
 from reidlib.errors import DataError
+from reidlib.toyworld import layouts
 
 VERSION = 3
 MARKER = "toy_world.json"

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from reidlib.data.toy import draw, language, people, shots, sketch
-from reidlib.data.toy.people import Person
-from reidlib.data.toy.shots import CAMERAS, Shot
+from reidlib.toyworld import draw, language, people, shots, sketch
+from reidlib.toyworld.people import Person
+from reidlib.toyworld.shots import CAMERAS, Shot
 
 PKU_STYLES = {"a": ("clean", 1), "b": ("shaky", 2), "c": ("shaded", 3), "d": ("clean", 4), "e": ("shaded", 4)}
 PKU_TRIALS = 10

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-from reidlib.data.toy.people import RGB
+from reidlib.toyworld.people import RGB
 
 Point = tuple[float, float]
 Outline = tuple[Point, ...]

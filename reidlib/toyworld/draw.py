@@ -6,13 +6,13 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from reidlib.data.toy import scenes, shots
-from reidlib.data.toy.body import Pose
-from reidlib.data.toy.figure import figure
-from reidlib.data.toy.people import Person, anyone
-from reidlib.data.toy.scenes import HEIGHT, SCALE, WIDTH
-from reidlib.data.toy.shapes import Part, Point, accent, darker
-from reidlib.data.toy.shots import Shot
+from reidlib.toyworld import scenes, shots
+from reidlib.toyworld.body import Pose
+from reidlib.toyworld.figure import figure
+from reidlib.toyworld.people import Person, anyone
+from reidlib.toyworld.scenes import HEIGHT, SCALE, WIDTH
+from reidlib.toyworld.shapes import Part, Point, accent, darker
+from reidlib.toyworld.shots import Shot
 
 BUSH, CAR_COLOURS = (58, 104, 52), ((150, 36, 40), (60, 84, 130), (196, 198, 200), (52, 54, 58))
 

@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass
 
-from reidlib.data.toy.people import Person
+from reidlib.toyworld.people import Person
 
 VIEWS = ("front", "back", "left", "right")
 CAMERAS = ("street", "brick wall", "park", "shop", "station", "square")

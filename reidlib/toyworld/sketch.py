@@ -6,13 +6,13 @@ from functools import lru_cache
 
 from PIL import Image, ImageDraw
 
-from reidlib.data.toy.body import Pose
-from reidlib.data.toy.draw import lay_pattern, pattern_mask
-from reidlib.data.toy.figure import figure
-from reidlib.data.toy.people import PATTERN_OF, Person
-from reidlib.data.toy.scenes import HEIGHT, SCALE, WIDTH
-from reidlib.data.toy.shapes import Part, Point
-from reidlib.data.toy.shots import Shot
+from reidlib.toyworld.body import Pose
+from reidlib.toyworld.draw import lay_pattern, pattern_mask
+from reidlib.toyworld.figure import figure
+from reidlib.toyworld.people import PATTERN_OF, Person
+from reidlib.toyworld.scenes import HEIGHT, SCALE, WIDTH
+from reidlib.toyworld.shapes import Part, Point
+from reidlib.toyworld.shots import Shot
 
 HANDS = ("clean", "shaky", "shaded")
 INK, SECOND_LINE, PAPER = (30, 30, 34), (90, 90, 94), (255, 255, 255)

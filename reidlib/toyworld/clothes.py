@@ -1,7 +1,7 @@
 """Legs, arms and trunk as the clothes show them."""
 
-from reidlib.data.toy.body import FAR, Body, Limb
-from reidlib.data.toy.shapes import Part, Point, accent, along, bent, darker, mirrored, oval, tube
+from reidlib.toyworld.body import FAR, Body, Limb
+from reidlib.toyworld.shapes import Part, Point, accent, along, bent, darker, mirrored, oval, tube
 
 SOLE = (232, 232, 228)
 HEM = {"coat": 0.73, "jacket": 0.53, "hoodie": 0.545, "shirt": 0.555, "jumper": 0.54, "t-shirt": 0.53}

@@ -43,30 +43,10 @@ NOUNS: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 VAGUE_NOUNS = {"upper": ("top",), "shoes": ("footwear",), "bag": ("bag",), "hat": ("hat",)}
-PLURAL = (
-    "trousers",
-    "pants",
-    "slacks",
-    "jeans",
-    "denims",
-    "shorts",
-    "leggings",
-    "trainers",
-    "sneakers",
-    "boots",
-    "sandals",
-    "shoes",
-    "straps",
-)
-LEADING = (
-    "long",
-    "short",
-    "tight",
-    "flat",
-    "open",
-    "knee-length",
-    "short-sleeved",
-)  # adjectives that come before the colour
+PLURAL = ("trousers", "pants", "slacks", "jeans", "denims", "shorts", "leggings", "straps")
+PLURAL += ("trainers", "sneakers", "boots", "sandals", "shoes")
+# Adjectives that come before the colour.
+LEADING = ("long", "short", "tight", "flat", "open", "knee-length", "short-sleeved")
 
 COLOUR_WORDS: dict[str, tuple[str, ...]] = {
     "black": ("black", "black", "jet black"),
