@@ -16,7 +16,7 @@ PER_PERSON = 4  # pictures of one person in a batch of the identity sampler
 
 def data_pixels(data: PersonData, size: tuple[int, int]) -> PixelCache:
     """Every picture and sketch of a data set, decoded once at `size` (height, width)."""
-    sketches = {path for paths in data.table["sketches"] for path in paths}
+    sketches = {path for paths in data.table["sketch"] for path in paths}
     return PixelCache(data.root, sorted({*data.table["image"], *sketches}), size)
 
 
@@ -44,23 +44,24 @@ class TrainSet(Dataset):
         self.pixels, self.needs, self.seed, self.back_translation = pixels, tuple(needs), seed, back_translation
         said = next((kind for kind in ("captions", "dialogues") if kind in needs), None)
         if "sketches" in needs:
-            frame = frame[frame["sketches"].str.len() > 0]
+            frame = frame[frame["sketch"].str.len() > 0]
         if said == "captions":  # a caption without back-translation stands for itself
-            frame["captions_bt"] = frame["captions_bt"].where(frame["captions_bt"].str.len() > 0, frame["captions"])
+            frame["text_bt"] = frame["text_bt"].where(frame["text_bt"].str.len() > 0, frame["text"])
+        column = {"captions": "text", "dialogues": "turns"}.get(said)
         if said:
-            frame = frame.explode([said, "captions_bt"] if said == "captions" else said).dropna(subset=said)
+            frame = frame.explode([column, "text_bt"] if said == "captions" else column).dropna(subset=column)
         if frame.empty:
             raise DataError(
                 f"The {split} split of {data.name} has no pictures with {' and '.join(needs) or 'anything'}."
             )
         self.said = said
-        self.words = frame[said].tolist() if said else []
-        self.other_words = frame["captions_bt"].tolist() if back_translation and said == "captions" else []
+        self.words = frame[column].tolist() if said else []
+        self.other_words = frame["text_bt"].tolist() if back_translation and said == "captions" else []
         self.word_ids: Tensor | None = None
         self.image_ids = frame.index.to_numpy()
         self.people, self.pids = np.unique(frame["pid"].to_numpy(), return_inverse=True)
         self.image_rows = np.array([pixels.index[path] for path in frame["image"]])
-        self.sketch_rows = [np.array([pixels.index[path] for path in paths]) for paths in frame["sketches"]]
+        self.sketch_rows = [np.array([pixels.index[path] for path in paths]) for paths in frame["sketch"]]
         if "sketches" in needs and not said and data.sketch_of == "person":
             self._visit_the_more_numerous()
         self.set_epoch(0)

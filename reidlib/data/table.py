@@ -16,8 +16,8 @@ from tqdm import tqdm
 from reidlib.errors import ConfigError, DataError
 
 SPLITS = ("train", "val", "test")
-LISTS = ("captions", "dialogues", "sketches", "captions_bt")
-COLUMNS = ("split", "pid", "image", "camid", "captions", "dialogues", "sketches", "captions_bt", "attributes")
+LISTS = ("text", "turns", "sketch", "text_bt")
+COLUMNS = ("split", "pid", "image", "camid", "text", "turns", "sketch", "text_bt", "attributes")
 
 # Identities, pictures, captions and sketches of each split as the data sets' authors count them (sources: the papers'
 # statistics as repeated by IRRA and CFFA; DiaNA's ChatPedes has CUHK-PEDES' train and test pictures; MALS: APTM;
@@ -60,9 +60,9 @@ class PersonData:
     """A data set in memory.
 
     `table` has a row a picture and always the columns `COLUMNS`: split, pid (int), image (path relative to `root`),
-    camid (-1 unknown), captions, dialogues (lists of (question, answer)), sketches (paths), captions_bt (as long as
-    captions, or empty) and attributes. Where `sketch_of` is "person", sketches and captions describe the person and
-    stand on every row of that person; where it is "image" they belong to the one picture.
+    camid (-1 unknown), text (captions), turns (dialogues, each a list of (question, answer)), sketch (paths), text_bt
+    (back-translations, as many as captions or none) and attributes. Where `sketch_of` is "person", sketches and
+    captions describe the person and stand on every row of that person; where it is "image" they belong to the picture.
     """
 
     name: str
@@ -110,11 +110,11 @@ def _merge(first: dict, row: dict, source: str) -> None:
                 f"{source}: the picture {row['image']!r} has the {key} {first[key]!r} in one record and {row[key]!r} "
                 "in another; expected one."
             )
-    texts, more = first.get("captions", []), row.get("captions", [])
-    if first.get("captions_bt") or row.get("captions_bt"):
-        first["captions_bt"] = (first.get("captions_bt") or texts) + (row.get("captions_bt") or more)
-    first["captions"] = texts + more
-    first["dialogues"] = first.get("dialogues", []) + row.get("dialogues", [])
+    texts, more = first.get("text", []), row.get("text", [])
+    if first.get("text_bt") or row.get("text_bt"):
+        first["text_bt"] = (first.get("text_bt") or texts) + (row.get("text_bt") or more)
+    first["text"] = texts + more
+    first["turns"] = first.get("turns", []) + row.get("turns", [])
 
 
 def absent(root: Path, paths: Iterable[str]) -> list[str]:
@@ -170,7 +170,7 @@ def check(data: PersonData, *, decode: bool = True) -> Report:
             if (found := report.counts.loc[split, column]) != count:
                 report.problems.append(f"{split} has {found:,} {column}, published are {count:,}.")
 
-    files = list(dict.fromkeys(chain(table["image"], chain.from_iterable(table["sketches"]))))
+    files = list(dict.fromkeys(chain(table["image"], chain.from_iterable(table["sketch"]))))
     report.missing = absent(data.root, files)
     if report.missing:
         report.problems.append(f"Files missing under {data.root}: {len(report.missing):,} ({_some(report.missing)}).")
@@ -209,9 +209,9 @@ def _counts(data: PersonData) -> tuple[pd.DataFrame, dict[str, dict[str, int]]]:
         rows[name] = {
             "identities": part["pid"].nunique(),
             "pictures": len(part),
-            "captions": sum(map(len, once["captions"])),
-            "dialogues": sum(map(len, once["dialogues"])),
-            "sketches": len(set(chain.from_iterable(part["sketches"]))),
+            "captions": sum(map(len, once["text"])),
+            "dialogues": sum(map(len, once["turns"])),
+            "sketches": len(set(chain.from_iterable(part["sketch"]))),
         }
     return pd.DataFrame.from_dict(rows, orient="index"), published
 
@@ -232,7 +232,7 @@ def _unreadable(root: Path, files: list[str]) -> list[str]:
 
 
 def _check_captions(report: Report, table: pd.DataFrame) -> None:
-    captions = table[["pid", "captions"]].explode("captions").dropna()
+    captions = table[["pid", "text"]].explode("text").dropna()
     texts = list(captions.itertuples(index=False, name=None))
     wordless = [caption for _, caption in texts if not re.search(r"\w", caption)]
     if wordless:

@@ -143,11 +143,11 @@ def tasks(data: PersonData, split: str, kinds: Iterable[str]) -> list[Task]:
 def text_task(data: PersonData, split: str, leave_out_source: bool = False) -> Task:
     """Every caption finds its person. Leaving out the picture it describes makes it comparable to sketches."""
     rows = _gallery(data, split)
-    queries = rows.frame.explode("captions").dropna(subset="captions")
+    queries = rows.frame.explode("text").dropna(subset="text")
     if data.sketch_of == "person":  # captions describe the person and stand on each picture's row
-        queries = queries.drop_duplicates(["pid", "captions"])
+        queries = queries.drop_duplicates(["pid", "text"])
     sources = np.array(queries.index) if leave_out_source else None
-    return rows.task("t2i", queries, texts=tuple(queries["captions"]), sources=sources)
+    return rows.task("t2i", queries, texts=tuple(queries["text"]), sources=sources)
 
 
 def sketch_task(data: PersonData, split: str, pooled: bool = False) -> Task:
@@ -158,7 +158,7 @@ def sketch_task(data: PersonData, split: str, pooled: bool = False) -> Task:
     rows = _gallery(data, split)
     queries = _sketches(data, rows.frame)
     sources = np.array(queries.index) if data.sketch_of == "image" else None
-    made = rows.task("s2i", queries, sketches=tuple(queries["sketches"]), sources=sources)
+    made = rows.task("s2i", queries, sketches=tuple(queries["sketch"]), sources=sources)
     return replace(made, name="s2i multi", pooled=True, sources=None) if pooled else made
 
 
@@ -166,23 +166,21 @@ def composed_task(data: PersonData, split: str) -> Task:
     """A sketch with each caption of its picture (or the first caption of its person, where sketches are of people)."""
     rows = _gallery(data, split)
     if data.sketch_of == "person":
-        said = rows.frame.explode("captions").dropna(subset="captions").groupby("pid")["captions"].first()
+        said = rows.frame.explode("text").dropna(subset="text").groupby("pid")["text"].first()
         queries = _sketches(data, rows.frame)
-        queries = queries.assign(captions=queries["pid"].map(said)).dropna(subset="captions")
+        queries = queries.assign(text=queries["pid"].map(said)).dropna(subset="text")
         sources = None
     else:
-        queries = _sketches(data, rows.frame).explode("captions").dropna(subset="captions")
+        queries = _sketches(data, rows.frame).explode("text").dropna(subset="text")
         sources = np.array(queries.index)
-    return rows.task(
-        "st2i", queries, sketches=tuple(queries["sketches"]), texts=tuple(queries["captions"]), sources=sources
-    )
+    return rows.task("st2i", queries, sketches=tuple(queries["sketch"]), texts=tuple(queries["text"]), sources=sources)
 
 
 def dialogue_task(data: PersonData, split: str, rounds: int = 0) -> Task:
     """Every dialogue finds pictures of its person, cut to its first `rounds` turns (0: whole)."""
     rows = _gallery(data, split)
-    queries = rows.frame.explode("dialogues").dropna(subset="dialogues")
-    cut = tuple(list(dialogue)[:rounds] if rounds else list(dialogue) for dialogue in queries["dialogues"])
+    queries = rows.frame.explode("turns").dropna(subset="turns")
+    cut = tuple(list(dialogue)[:rounds] if rounds else list(dialogue) for dialogue in queries["turns"])
     return rows.task(f"d2i round {rounds}" if rounds else "d2i", queries, dialogues=cut)
 
 
@@ -217,5 +215,5 @@ def _gallery(data: PersonData, split: str) -> _Gallery:
 
 
 def _sketches(data: PersonData, frame: pd.DataFrame) -> pd.DataFrame:
-    queries = frame.explode("sketches").dropna(subset="sketches")
-    return queries.drop_duplicates("sketches") if data.sketch_of == "person" else queries
+    queries = frame.explode("sketch").dropna(subset="sketch")
+    return queries.drop_duplicates("sketch") if data.sketch_of == "person" else queries

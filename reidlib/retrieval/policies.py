@@ -65,7 +65,7 @@ def run_policy(
     The witness opens with a few words, then answers what the policy asks: "none" asks nothing, "fixed" goes through
     the questions in order, "random" in an order drawn for each search, "informative" by expected information gain.
     With `feedback` the witness also marks the best candidate not marked yet, every round. The gallery's metadata
-    must name the `pid`, and `attributes`, `captions` or `dialogues` for the witness to know anything.
+    must name the `pid`, and `attributes`, `text` or `turns` for the witness to know anything.
     """
     if policy not in POLICIES:
         raise ConfigError(f"The policy {policy!r} is unknown; expected one of {', '.join(POLICIES)}.")
@@ -75,8 +75,8 @@ def run_policy(
     ranks, asked = [], []
     for number, target in enumerate(targets):
         known = gallery.index.metadata[target]
-        facts = {key: known.get(key) or () for key in ("attributes", "captions", "dialogues")}
-        witness = Witness(**facts, forget=forget, wrong=wrong, seed=seed * 1_000_003 + number)
+        facts = [known.get(key) or () for key in ("attributes", "text", "turns")]
+        witness = Witness(*facts, forget=forget, wrong=wrong, seed=seed * 1_000_003 + number)
         order = _order(session.bank.questions, policy, witness.seed)
         session.restart()
         session.say(witness.opening())

@@ -129,7 +129,7 @@ def draw_table(root: Path, count: int, seed: int = 0, size: tuple[int, int] = (1
         image = f"people/{pid:05}.png"
         (root / image).parent.mkdir(parents=True, exist_ok=True)
         picture(person, size).save(root / image)
-        rows.append({"image": image, "pid": pid, "attributes": person, "captions": [caption(person)]})
+        rows.append({"image": image, "pid": pid, "attributes": person, "text": [caption(person)]})
     return pd.DataFrame(rows)
 
 

@@ -25,13 +25,13 @@ def test_an_epoch_visits_every_caption_once_with_its_picture(toy):
     seen = torch.cat([batch["caption_ids"] for batch in batches]).flatten().tolist()
     assert sorted(seen) == list(range(len(train)))
     rows = data.split("train")
-    assert len(train) == rows["captions"].str.len().sum()
+    assert len(train) == rows["text"].str.len().sum()
     batch = batches[0]
     for n in range(len(batch["pids"])):
         row = rows.loc[int(batch["image_ids"][n])]
-        assert train.words[int(batch["caption_ids"][n])] in row["captions"]
+        assert train.words[int(batch["caption_ids"][n])] in row["text"]
         assert torch.equal(batch["images"][n], pixels[[pixels.index[row["image"]]]][0])
-        assert torch.equal(batch["sketches"][n], pixels[[pixels.index[row["sketches"][0]]]][0])
+        assert torch.equal(batch["sketches"][n], pixels[[pixels.index[row["sketch"][0]]]][0])
         assert train.people[int(batch["pids"][n])] == row["pid"]
 
 
@@ -69,7 +69,7 @@ def test_sketches_of_a_person_meet_photos_of_that_person(toy_root, name):
     train = TrainSet(data, pixels, ("sketches",))
     rows = data.split("train")
     owner = {
-        pixels.index[path]: pid for pid, paths in zip(rows["pid"], rows["sketches"], strict=True) for path in paths
+        pixels.index[path]: pid for pid, paths in zip(rows["pid"], rows["sketch"], strict=True) for path in paths
     }
     photo = {pixels.index[path]: pid for pid, path in zip(rows["pid"], rows["image"], strict=True)}
     for epoch in (0, 1):
@@ -77,8 +77,8 @@ def test_sketches_of_a_person_meet_photos_of_that_person(toy_root, name):
         pids = train.people[train.pids]
         assert [owner[row] for row in train._sketches] == pids.tolist()
         assert [photo[row] for row in train._images] == pids.tolist()
-    drawn = {path for paths in rows["sketches"] for path in paths}
-    assert len(train) == max(len(drawn), (rows["sketches"].str.len() > 0).sum())
+    drawn = {path for paths in rows["sketch"] for path in paths}
+    assert len(train) == max(len(drawn), (rows["sketch"].str.len() > 0).sum())
 
 
 def test_back_translations_replace_a_share_of_the_captions(toy):

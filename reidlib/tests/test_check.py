@@ -99,6 +99,6 @@ def test_absent_lists_each_folder_once(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("sketch_of", ["", "person"])
 def test_captions_of_a_person_are_counted_once(tmp_path, sketch_of):
-    rows = [{"split": "test", "pid": 1, "image": f"{k}.png", "captions": ["a man"]} for k in range(3)]
+    rows = [{"split": "test", "pid": 1, "image": f"{k}.png", "text": ["a man"]} for k in range(3)]
     data = PersonData("folder", tmp_path, make_table(rows, "rows"), "", sketch_of)
     assert check(data, decode=False).counts.loc["test", "captions"] == (1 if sketch_of else 3)

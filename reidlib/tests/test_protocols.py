@@ -55,7 +55,7 @@ def test_a_sketch_never_finds_the_photo_it_was_made_from(data):
     rows = data.split("test")
     assert list(task.gallery) == rows["image"].tolist()
     for source, path in zip(task.sources, task.sketches, strict=True):
-        assert rows["sketches"][source] == [path]
+        assert rows["sketch"][source] == [path]
     assert text_task(data, "test").sources is None
     assert text_task(data, "test", leave_out_source=True).sources is not None
 

@@ -44,7 +44,7 @@ def test_records_in_every_place(tmp_path, name, folder):
     assert tuple(data.table.columns) == COLUMNS
     assert data.table["image"].tolist() == [folder + "A/1.png", folder + "A/2.png", folder + "B/3.png"]
     assert data.table["pid"].tolist() == [1, 2, 3]
-    assert data.table["captions"].tolist() == [["a man in red", "a tall man"]] * 2 + [["only one"]]
+    assert data.table["text"].tolist() == [["a man in red", "a tall man"]] * 2 + [["only one"]]
     assert data.split("test").index.tolist() == [0]
     assert data.sketch_of == ""
     assert "held out" not in data.found
@@ -102,14 +102,14 @@ def test_records_of_one_picture_become_one_row(tmp_path):
     rows = [record(1, "1.png", captions=["a"]), record(1, "./1.png", captions=["b"], captions_bt=["B"])]
     write(tmp_path / "reid_raw.json", rows)
     (row,) = load("cuhk-pedes", tmp_path, pictures=False).table.to_dict("records")
-    assert row["captions"] == ["a", "b"]
-    assert row["captions_bt"] == ["a", "B"]
+    assert row["text"] == ["a", "b"]
+    assert row["text_bt"] == ["a", "B"]
 
 
 def test_a_blank_back_translation_is_the_caption(tmp_path):
     write(tmp_path / "reid_raw.json", [record(1, "1.png", captions_bt=["", "big man"]), record(2, "2.png")])
     table = load("cuhk-pedes", tmp_path, pictures=False).table
-    assert table["captions_bt"].tolist() == [["a man in red", "big man"], []]
+    assert table["text_bt"].tolist() == [["a man in red", "big man"], []]
 
 
 def test_sketches_lie_beside_the_pictures_and_only_the_leading_folder_changes(tmp_path):
@@ -118,7 +118,7 @@ def test_sketches_lie_beside_the_pictures_and_only_the_leading_folder_changes(tm
     draw(tmp_path, "imgs/imgs/1.png", "imgs/imgs/2.png", "imgs-sketch/imgs/1.png")
     data = load("cuhk-pedes", tmp_path)
     assert data.table["image"].tolist() == ["imgs/imgs/1.png", "imgs/imgs/2.png"]
-    assert data.table["sketches"].tolist() == [["imgs-sketch/imgs/1.png"], []]
+    assert data.table["sketch"].tolist() == [["imgs-sketch/imgs/1.png"], []]
     assert data.sketch_of == "image"
     assert "pictures without a sketch: 1" in data.found
 
@@ -139,11 +139,11 @@ def test_chats_as_one_dialogue_or_many(tmp_path):
     write(tmp_path / "train_reid.json", [{"id": 1, "file_path": "1.png", "chats": one}])
     write(tmp_path / "test_reid.json", [{"id": 2, "file_path": "2.png", "chats": [one, two]}])
     table = load("chatpedes", tmp_path, pictures=False).table
-    assert table["dialogues"].tolist() == [
+    assert table["turns"].tolist() == [
         [[("who?", "a man"), ("hat?", "no")]],
         [[("who?", "a man"), ("hat?", "no")], [("who?", "a lady")]],
     ]
-    assert table["captions"].tolist() == [[], []]
+    assert table["text"].tolist() == [[], []]
 
 
 def test_mals_as_a_list_a_folder_and_lines(tmp_path):
@@ -155,7 +155,7 @@ def test_mals_as_a_list_a_folder_and_lines(tmp_path):
     for root in ("list", "folder", "lines"):
         table = load("mals", tmp_path / root, pictures=False).table
         assert table["pid"].tolist() == [0, 1, 2, 3]
-        assert table["captions"].tolist() == [[f"person {k}"] for k in range(4)]
+        assert table["text"].tolist() == [[f"person {k}"] for k in range(4)]
         assert table["image"].tolist() == [f"imgs/g/{k}.jpg" for k in range(4)]
 
 
@@ -166,7 +166,7 @@ def test_tri_pedes_keeps_identities_and_paths_apart(tmp_path, monkeypatch):
     data = load("tri-pedes", tmp_path)
     assert data.table["pid"].tolist() == [1, 2, 3, 5, 6, 7, 9, 10, 11]
     assert data.table["image"].iloc[3] == "ICFG-PEDES/imgs/A/1.png"
-    assert data.table["sketches"].iloc[6] == ["RSTPReid/imgs-sketch/A/1.png"]
+    assert data.table["sketch"].iloc[6] == ["RSTPReid/imgs-sketch/A/1.png"]
     monkeypatch.setenv("REIDLIB_DATA", str(tmp_path))
     assert load("tri-pedes").table.equals(data.table)  # the three beside each other
     with pytest.raises(DataError, match="RSTPReid is missing"):
@@ -188,9 +188,9 @@ def test_pku_sketch_by_trial(tmp_path):
     data = load("pku-sketch", tmp_path, trial=2)
     assert data.sketch_of == "person"
     rows = data.table.set_index("image")
-    assert rows.loc["photo/1_03_77.jpg", "sketches"] == ["sketch/1.jpg"]
-    assert rows.loc["photo/1_04_77.jpg", "captions"] == ["person 1 seen by 3", "person 1 seen by 4"]
-    assert rows.loc["photo/2_03_77.jpg", "sketches"] == []
+    assert rows.loc["photo/1_03_77.jpg", "sketch"] == ["sketch/1.jpg"]
+    assert rows.loc["photo/1_04_77.jpg", "text"] == ["person 1 seen by 3", "person 1 seen by 4"]
+    assert rows.loc["photo/2_03_77.jpg", "sketch"] == []
     assert rows.loc["photo/5_04_77.jpg", ["split", "camid", "pid"]].tolist() == ["test", 4, 5]
     assert data.found.count("missing") == 1
     assert "sketch/2.jpg" in data.found
@@ -223,14 +223,14 @@ def test_market_sketch_1k(tmp_path):
     market_mat(tmp_path / "market_attribute.mat", [2, 7, 9])
     data = load("market-sketch-1k", tmp_path)
     rows = data.table.set_index("image")
-    assert rows["sketches"][photos[1]] == ["sketch/A/train/0002_A.jpg", "sketch/F/train/0002.png"]
-    assert rows["sketches"]["photo/query/0009_c6s1_2.jpg"] == ["sketch/B/query/0009_B.jpg"]
-    assert rows["sketches"][photos[2]] == []
+    assert rows["sketch"][photos[1]] == ["sketch/A/train/0002_A.jpg", "sketch/F/train/0002.png"]
+    assert rows["sketch"]["photo/query/0009_c6s1_2.jpg"] == ["sketch/B/query/0009_B.jpg"]
+    assert rows["sketch"][photos[2]] == []
     assert rows["camid"].tolist() == [1, 3, 2, 6]
     assert rows["split"]["photo/query/0009_c6s1_2.jpg"] == "test"
     assert data.split("val")["pid"].nunique() == 1
     assert rows["attributes"][photos[0]]["upper_colour"] == "white"
-    assert rows["captions"][photos[0]][0] == (
+    assert rows["text"][photos[0]][0] == (
         "A young woman with long hair. She is in white short sleeve clothes, "
         "and wears black short dress with a backpack."
     )

@@ -22,7 +22,7 @@ def test_cuhk_pedes_captions(tmp_path, name):
     assert report.counts.loc["val", ["identities", "pictures", "captions"]].tolist() == [1000, 3078, 6158]
     assert report.counts.loc["test", ["identities", "pictures", "captions"]].tolist() == [1000, 3074, 6156]
     assert len(report.missing) == 6152
-    plain = [" ".join(caption.lower().split()) for captions in data.table["captions"] for caption in captions]
+    plain = [" ".join(caption.lower().split()) for captions in data.table["text"] for caption in captions]
     assert sum(report.duplicated.values()) - len(report.duplicated) == len(plain) - len(set(plain)) == 123
     assert not report.shared_pids
     assert data.split("val")["pid"].agg(["min", "max"]).tolist() == [11004, 12003]
@@ -38,10 +38,10 @@ def test_pku_sketch_all_trials():
         assert not set(test["pid"]) & set(rest["pid"])
         assert data.split("val")["pid"].nunique() == 15
         people = data.table.drop_duplicates("pid")
-        lacking += (people["sketches"].str.len() == 0).sum()
-        assert set(people["pid"][people["sketches"].str.len() == 0]) == {160, 168, 169}
-        assert (people["pid"].map(lambda pid: f"sketch/{pid}.jpg") == people["sketches"].str[0])[
-            people["sketches"].str.len() > 0
+        lacking += (people["sketch"].str.len() == 0).sum()
+        assert set(people["pid"][people["sketch"].str.len() == 0]) == {160, 168, 169}
+        assert (people["pid"].map(lambda pid: f"sketch/{pid}.jpg") == people["sketch"].str[0])[
+            people["sketch"].str.len() > 0
         ].all()
     assert lacking == 30
 

@@ -21,20 +21,20 @@ def test_every_toy_layout_is_whole(world, name):
     assert len(data.split("train"))
     assert len(data.split("val"))
     assert name == "toy/mals" or len(data.split("test"))
-    kinds = {column for column in ("captions", "dialogues", "sketches") if data.table[column].str.len().any()}
+    kinds = {column for column in ("text", "turns", "sketch") if data.table[column].str.len().any()}
     assert kinds == {
-        "toy": {"captions", "dialogues", "sketches"},
-        "toy/chatpedes": {"dialogues"},
-        "toy/mals": {"captions"},
-    }.get(name, {"captions", "sketches"})
-    assert data.sketch_of == ("" if "sketches" not in kinds else "person" if "-sketch" in name else "image")
+        "toy": {"text", "turns", "sketch"},
+        "toy/chatpedes": {"turns"},
+        "toy/mals": {"text"},
+    }.get(name, {"text", "sketch"})
+    assert data.sketch_of == ("" if "sketch" not in kinds else "person" if "-sketch" in name else "image")
 
 
 def test_toy_joins_dialogues_and_attributes_of_every_picture(world):
     table = load("toy", world).table
-    assert table["dialogues"].str.len().min() >= 1
+    assert table["turns"].str.len().min() >= 1
     assert all(set(ATTRIBUTES) <= set(words) for words in table["attributes"])
-    assert all(isinstance(turn, tuple) and len(turn) == 2 for turns in table["dialogues"].str[0] for turn in turns)
+    assert all(isinstance(turn, tuple) and len(turn) == 2 for turns in table["turns"].str[0] for turn in turns)
 
 
 def test_toy_is_drawn_on_first_use_below_the_data_folder(tmp_path, monkeypatch):

@@ -102,8 +102,8 @@ def _finish(name: str, root: Path, table: pd.DataFrame, layout: str, sketch_of: 
     parts = [f"{(table['split'] == split).sum():,} {split}" for split in SPLITS if (table["split"] == split).any()]
     found = f"{layout}: {len(table):,} pictures ({', '.join(parts)}) of {table['pid'].nunique():,} people"
     once = described(table, sketch_of)
-    counts = {column: int(once[column].str.len().sum()) for column in ("captions", "dialogues")}
-    counts["sketches"] = len({path for paths in table["sketches"] for path in paths})
+    counts = {"captions": once["text"].str.len().sum(), "dialogues": once["turns"].str.len().sum()}
+    counts["sketches"] = len({path for paths in table["sketch"] for path in paths})
     found += "".join(f", {count:,} {column}" for column, count in counts.items() if count)
     if held_out:
         found += f"; no val split, so a fixed choice of {held_out:,} training identities is held out as val"
@@ -136,7 +136,7 @@ def _toy_world(root: Path | str | None) -> Path:
 
 def _join_toy(table: pd.DataFrame, base: Path, pictures: bool) -> None:
     """Adds ChatPedes' dialogues and the attributes that were drawn to the rows of the toy CUHK-PEDES."""
-    chats = read_records(base.parent / "ChatPedes", pictures)[0].set_index("image")["dialogues"].to_dict()
-    table["dialogues"] = [chats.get(image, []) for image in table["image"]]
+    chats = read_records(base.parent / "ChatPedes", pictures)[0].set_index("image")["turns"].to_dict()
+    table["turns"] = [chats.get(image, []) for image in table["image"]]
     attributes = parse_json(read_text(base / "attributes.json"), str(base / "attributes.json"))
     table["attributes"] = [attributes.get(image.removeprefix("imgs/"), {}) for image in table["image"]]

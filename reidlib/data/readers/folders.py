@@ -48,7 +48,7 @@ def read_pku(root: Path, pictures: bool, trial: int = 1) -> Read:
     captions = _pku_captions(root)
     layout += " with TriReID.txt" if captions else ""
     for row in rows:
-        row["sketches"], row["captions"] = list(sketches.get(row["pid"], [])), list(captions.get(row["pid"], []))
+        row["sketch"], row["text"] = list(sketches.get(row["pid"], [])), list(captions.get(row["pid"], []))
     return make_table(rows, str(root / "idx")), layout, "person"
 
 
@@ -115,9 +115,9 @@ def read_market(root: Path, pictures: bool, trial: int = 1) -> Read:
     for split, path in photos:
         pid, camid = _market_name(path)
         if pid >= 0:
-            row = {"split": split, "pid": pid, "image": path, "camid": camid, "sketches": list(sketches[pid])}
+            row = {"split": split, "pid": pid, "image": path, "camid": camid, "sketch": list(sketches[pid])}
             if pid in attributes:
-                row |= {"attributes": dict(attributes[pid]), "captions": market_sentences(attributes[pid])}
+                row |= {"attributes": dict(attributes[pid]), "text": market_sentences(attributes[pid])}
             rows.append(row)
     layout = "photo/ and sketch/{A..F}/" + (" with market_attribute.mat" if attributes else "")
     layout += f" (junk photos left out: {len(photos) - len(rows):,})" if len(rows) < len(photos) else ""

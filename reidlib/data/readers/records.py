@@ -108,11 +108,11 @@ def person_row(record: dict, root: Path, split: str) -> dict:
     row["split"] = get(record, "split") if not split else record.get("split", split)
     expect(row["split"] in ((split,) if split else SPLITS), f"'split' to be {split or ', '.join(SPLITS)}", row["split"])
     if "chats" in record:
-        row["dialogues"] = dialogues_of(record["chats"])
+        row["turns"] = dialogues_of(record["chats"])
     if "captions" in record or "chats" not in record:
-        row["captions"] = texts_of(get(record, "captions"), "'captions'")
+        row["text"] = texts_of(get(record, "captions"), "'captions'")
     if "captions_bt" in record:
-        row["captions_bt"] = _back_translations(record["captions_bt"], row.get("captions", []))
+        row["text_bt"] = _back_translations(record["captions_bt"], row.get("text", []))
     return row
 
 
@@ -174,7 +174,7 @@ def read_mals(root: Path, pictures: bool, trial: int = 1) -> Read:
         expect(type(key) is int or isinstance(key, str), "'image_id' to be a number or a name", key)
         image, caption = picture_of(get(record, "image"), root), get(record, "caption")
         captions = texts_of(caption if isinstance(caption, list) else [caption], "'caption'")
-        return {"pid": pids.setdefault(key, len(pids)), "image": image, "split": "train", "captions": captions}
+        return {"pid": pids.setdefault(key, len(pids)), "image": image, "split": "train", "text": captions}
 
     files = sorted(root.glob("*.json*")) or sorted(root.glob("*/*.json*"))
     if not files:
@@ -200,12 +200,12 @@ def read_tri(root: Path, pictures: bool, trial: int = 1) -> Read:
         table, layout, _ = read_records(root / part, pictures)
         table["pid"] += offset
         table["image"] = f"{part}/" + table["image"]
-        table["sketches"] = [[f"{part}/{path}" for path in paths] for paths in table["sketches"]]
+        table["sketch"] = [[f"{part}/{path}" for path in paths] for paths in table["sketch"]]
         offset = int(table["pid"].max()) + 1
         tables.append(table)
         layouts.append(f"{part}/{layout}")
     joined = pd.concat(tables, ignore_index=True)
-    return joined, ", ".join(layouts), "image" if joined["sketches"].str.len().any() else ""
+    return joined, ", ".join(layouts), "image" if joined["sketch"].str.len().any() else ""
 
 
 def place(rows: list[dict], root: Path, pictures: bool, layout: str) -> Read:
@@ -226,11 +226,11 @@ def place(rows: list[dict], root: Path, pictures: bool, layout: str) -> Read:
         if prefix:
             row["image"] = f"{prefix}/{row['image']}"
         if has_sketches:
-            row["sketches"] = ["imgs-sketch/" + row["image"].removeprefix(leading)]
+            row["sketch"] = ["imgs-sketch/" + row["image"].removeprefix(leading)]
     table = make_table(rows, str(root / layout))
     if not has_sketches:
         return table, layout, ""
-    gone = set(absent(root, [path for paths in table["sketches"] for path in paths]))
-    table["sketches"] = [[path for path in paths if path not in gone] for paths in table["sketches"]]
+    gone = set(absent(root, [path for paths in table["sketch"] for path in paths]))
+    table["sketch"] = [[path for path in paths if path not in gone] for paths in table["sketch"]]
     note = f" (pictures without a sketch: {len(gone):,})" if gone else ""
     return table, f"{layout} with imgs-sketch/{note}", "image"
