@@ -1,13 +1,23 @@
 """Where things lie, the check that a path stays inside its root, and writing files whole or not at all."""
 
+import errno
 import json
 import os
 import reprlib
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from reidlib.errors import DataError, ReidError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    import msvcrt
+
+    fcntl = None
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -91,3 +101,38 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, data: object, **options: object) -> None:
     write_text(path, json.dumps(data, **options))
+
+
+@contextmanager
+def owned(lock: Path, what: object, wait: bool = False) -> Iterator[None]:
+    """Makes this process the only one to write `what` until the block ends, however the process ends.
+
+    lock: a file for the operating system's lock; it stays, empty. A second owner, a thread of this process too, waits
+    or (`wait=False`) gets a ReidError.
+    """
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("a+b")
+    except OSError as error:
+        raise ReidError(f"{what} could not be written ({error.strerror or error}).") from error
+    with file:
+        while not _lock(file):
+            if not wait:
+                raise ReidError(f"Another run is writing {what}; wait until it has ended, or choose another name.")
+            time.sleep(0.05)
+        yield  # closing the file gives the lock back
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Takes the system's lock on an open file, if nobody has it."""
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+            return False
+        raise
+    return True
