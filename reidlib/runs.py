@@ -1,5 +1,6 @@
 """A run's folder: what was run, what came out of it, and loading its model again."""
 
+import io
 import json
 import platform
 import subprocess
@@ -7,8 +8,12 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from IPython import get_ipython
+from IPython.display import Image, display
+from matplotlib.figure import Figure
 
 from reidlib import methods, paths
 from reidlib.config import Config
@@ -58,12 +63,17 @@ class Run:
             np.savez_compressed(out, **self.per_query)
         self.write_json("metrics.json", {"rows": self.rows})
 
-    def figure(self, name: str, figure) -> None:
-        """Keeps a matplotlib figure as figures/<name>.png."""
+    def figure(self, name: str, figure: Figure) -> None:
+        """Keeps a matplotlib figure as figures/<name>.png; in a notebook it also shows this very picture, once."""
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="png", dpi=110, bbox_inches="tight")
         folder = self.folder / "figures"
         folder.mkdir(exist_ok=True)
         with paths.written_whole(folder / f"{name}.png") as part:
-            figure.savefig(part, format="png", dpi=110, bbox_inches="tight")
+            part.write_bytes(drawn.getvalue())
+        plt.close(figure)  # else the cell would show it again at its end
+        if get_ipython() is not None:
+            display(Image(drawn.getvalue(), alt=figure.get_suptitle() or name))
 
     def write_json(self, name: str, content: dict) -> None:
         """Writes a file of the run; metrics.json also says on which trained models of other runs it is built."""

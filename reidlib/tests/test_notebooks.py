@@ -47,6 +47,14 @@ def test_names_its_kernel_and_language(content):
     assert content.metadata.language_info.name == "python"
 
 
+def test_shows_figures_by_saving_them(content):
+    source = "\n".join(cell.source for cell in code_cells(content))
+    assert "plt.show(" not in source and "display(figure)" not in source, "`results.figure` saves and shows"
+    if "plt." in source:
+        assert "results.figure(" in source
+        assert "import viz" in source or "reidlib.viz" in source, "it sets the style"
+
+
 def test_begins_with_prose_under_a_heading(content):
     assert content.cells[0].cell_type == "markdown" and content.cells[0].source.startswith("# ")
 

@@ -17,6 +17,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from reidlib import runner
 from reidlib.errors import ConfigError, DataError
 from reidlib.runner import Notebook, NotebookError, execute, parse_value, plan, run_name, select
+from reidlib.tests.figures import unseen
 
 PARAMETERS = 'dataset = "toy"\nseed = 0\nlr = 0.1\nfast = False\noverrides = {}\nrounds = [1]\nrun = "{stem}"'
 
@@ -219,6 +220,21 @@ def test_a_good_notebook_leaves_its_executed_copy(tmp_path, monkeypatch):
     printed = nbformat.read(folder / "executed.ipynb", 4).cells[-1].outputs[0].text
     assert printed.split() == [sys.executable, "02_good+seed=3", "3", str(tmp_path), "False"]
     assert os.environ["JUPYTER_PATH"] == str(tmp_path / "elsewhere")
+
+
+def test_every_figure_is_saved_and_shown_once(tmp_path, monkeypatch):
+    _, folder = run_it(
+        tmp_path, tmp_path / "outputs", monkeypatch, "02_figures",
+        "import matplotlib.pyplot as plt\nfrom reidlib import viz\nfrom reidlib.runs import Run\nresults = Run(run)",
+        "figure = viz.recall_curves({'CLIP': [10, 20]})\nresults.figure('of viz', figure)",
+        "figure, axes = plt.subplots()\naxes.plot([1, 2])\nresults.figure('its own', figure)",
+    )  # fmt: skip
+    shown = [out for cell in nbformat.read(folder / "executed.ipynb", 4).cells for out in cell.get("outputs", [])]
+    assert ["image/png" in out.data for out in shown] == [True, True] and not unseen(tmp_path / "outputs")
+    assert shown[0].metadata["image/png"]["alt"] == "of viz"
+    (folder / "figures" / "unseen.png").touch()
+    [sentence] = unseen(tmp_path / "outputs")
+    assert sentence.endswith("shows 2 pictures; expected the 3 in its figures/ at least.")
 
 
 def test_a_failing_cell_keeps_the_partial_and_the_earlier_good_notebook(tmp_path, monkeypatch):

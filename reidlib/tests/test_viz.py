@@ -71,10 +71,13 @@ def test_wrapped_text_keeps_to_its_lines_and_says_that_it_goes_on():
     assert style.wrapped("a short one", 30, 4) == "a short one"
 
 
-def test_figures_leave_the_caller_alone_and_nothing_open():
-    before, opened = dict(matplotlib.rcParams), plt.get_fignums()
+def test_all_figures_have_one_style_and_none_stays_open():
+    opened = plt.get_fignums()
     viz.recall_curves({"CLIP": [10, 20, 30]})
-    assert dict(matplotlib.rcParams) == before and plt.get_fignums() == opened
+    assert plt.get_fignums() == opened
+    now = dict(matplotlib.rcParams)
+    with plt.rc_context(style.STYLE):
+        assert dict(matplotlib.rcParams) == now, "the import has set it"
 
 
 def test_contact_sheet_shows_every_picture_with_its_caption():

@@ -1,4 +1,4 @@
-"""What all figures share: fonts and colours, reading a picture, and putting it on axes."""
+"""What all figures share: fonts and colours, set when `reidlib.viz` is imported; reading and placing a picture."""
 
 import textwrap
 from collections.abc import Callable
@@ -43,18 +43,19 @@ STYLE = {
 }
 MARKERS = "osD^vP*X"
 
+plt.rcParams.update(STYLE)  # for figures that a notebook draws itself too
+
 
 def figure(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Draws in the workbook's style without touching the caller's, and leaves showing the figure to the notebook."""
+    """Marks a function that draws a figure: pyplot forgets what it returns, so only `Run.figure` shows it."""
 
     @wraps(draw)
-    def styled(*args, **kwargs) -> Figure:
-        with plt.rc_context(STYLE):
-            drawn = draw(*args, **kwargs)
-        plt.close(drawn)  # else a cell shows it twice
-        return drawn
+    def drawn(*args, **kwargs) -> Figure:
+        made = draw(*args, **kwargs)
+        plt.close(made)
+        return made
 
-    return styled
+    return drawn
 
 
 def pixels(picture: Picture) -> np.ndarray:
