@@ -103,7 +103,8 @@ def build_bert(**sizes: int) -> nn.Module:
 def _encoder(name: str) -> Callable[[str], list[int]]:
     if name in RANDOM:
         words = _clip_words()
-        return lambda text: [words.sot_token_id, *words.encode(text), words.eot_token_id]
+        start, end = words.sot_token_id, words.eot_token_id
+        return lambda text: [start, *filter(None, words.encode(text)), end]  # 0, a rare "!", stands for padding here
     return lambda text: _tokenizer(name).encode(text, verbose=False)
 
 

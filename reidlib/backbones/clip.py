@@ -196,23 +196,32 @@ class _Attention(nn.Module):
         self.weights = output[1]
 
 
-def pad_and_cut(rows: list[list[int]], length: int, pad: int) -> Tensor:
-    """Ids (B, length), padded right; too long rows are cut, but for their last token, and a warning counts them."""
-    ids = torch.full((len(rows), length), pad, dtype=torch.long)
-    cut = 0
-    for ids_row, tokens in zip(ids, rows, strict=True):
-        if len(tokens) > length:
-            cut += 1
-            tokens = tokens[: length - 1] + tokens[-1:]
-        ids_row[: len(tokens)] = torch.tensor(tokens)
-    if cut:
-        warnings.warn(f"{cut} of {len(rows)} texts are longer than {length} tokens and were cut.", stacklevel=3)
+def pad_and_cut(
+    rows: list[list[int]], length: int, pad: int, *, keep_end: bool = True, to_longest: bool = False
+) -> Tensor:
+    """Token ids of every tower, (B, L), padded on the right; rows beyond `length` are cut and a warning counts them.
+
+    keep_end: a row that is cut keeps its last token. to_longest: L is that of the longest row left, not `length`.
+    """
+    over = [len(row) - length for row in rows if len(row) > length]
+    if over:
+        warnings.warn(
+            f"{len(over)} of {len(rows)} texts are longer than {length} tokens and were cut, by up to {max(over)}.",
+            stacklevel=3,
+        )
+    rows = [row if len(row) <= length else row[: length - keep_end] + row[len(row) - keep_end :] for row in rows]
+    ids = torch.full((len(rows), max(map(len, rows), default=0) if to_longest else length), pad)
+    for ids_row, row in zip(ids, rows, strict=True):
+        ids_row[: len(row)] = torch.tensor(row, dtype=torch.long)
     return ids
 
 
 def trim(ids: Tensor) -> Tensor:
-    """Drops the columns that are padding in every row, (B, L) -> (B, longest)."""
-    return ids[:, : int((ids != PAD).sum(dim=1).max())]
+    """Drops the columns behind the last end-of-text token of all rows, (B, L) -> (B, longest).
+
+    That token has the largest id. What pads, 0, is also a piece of words ("coat!(long)"), so it cannot be counted.
+    """
+    return ids[:, : int(ids.argmax(dim=1).max()) + 1]
 
 
 def create_clip(

@@ -1,7 +1,6 @@
 """Swin v2 and a decoder-only language model from transformers as the two towers of a dialogue model."""
 
 import json
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from reidlib.backbones.bert import recompute_activations
+from reidlib.backbones.clip import pad_and_cut
 from reidlib.config import nearest
 from reidlib.data.dialogues import ANSWERS, ASKS, CAPTION_QUESTIONS, SYSTEM, Dialogue, caption_turn, serialise
 from reidlib.errors import CheckpointError, ConfigError, ReidError
@@ -224,15 +224,8 @@ class TransformerTowers(nn.Module):
 
     def _rows(self, texts: list[str]) -> Tensor:
         bos = [] if self.vocabulary.bos is None else [self.vocabulary.bos]
-        rows = [torch.tensor(bos + ids) for ids in self.vocabulary.encode(texts)]
-        cut = [len(row) - self.max_length for row in rows if len(row) > self.max_length]
-        if cut:
-            warnings.warn(
-                f"{len(cut)} of {len(rows)} texts are longer than {self.max_length} tokens and lost up to {max(cut)}.",
-                stacklevel=4,
-            )
-        rows = [row[: self.max_length] for row in rows]
-        return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.pad)
+        rows = [bos + ids for ids in self.vocabulary.encode(texts)]
+        return pad_and_cut(rows, self.max_length, self.pad, keep_end=False, to_longest=True)
 
     def rounds(self, ids: Tensor) -> Tensor:
         """Which round each token belongs to, (B, L): counted from 1, 0 for what stands before the first question."""

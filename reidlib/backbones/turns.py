@@ -1,12 +1,10 @@
 """CLIP as both towers of a dialogue model: its text tower reads all turns as one text, with stretched positions."""
 
-import warnings
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from reidlib.backbones.clip import CLIP, MASK_ID, PAD
+from reidlib.backbones.clip import CLIP, MASK_ID, PAD, pad_and_cut
 from reidlib.backbones.transformers import Features
 from reidlib.data.dialogues import Dialogue, caption_turn
 
@@ -56,16 +54,8 @@ class ClipTowers(nn.Module):
         turns = [[f"{question} {answer}".strip() for question, answer in dialogue] for dialogue in dialogues]
         words = {text: self.clip._encode(text) for dialogue in turns for text in dialogue}
         ids = {text: [i for i in row if i != self.pad] for text, row in words.items()}  # CLIP pads with a rare "!"
-        rows = [torch.tensor([i for text in dialogue for i in ids[text]]) for dialogue in turns]
-        cut = [len(row) - self.max_length for row in rows if len(row) > self.max_length]
-        if cut:
-            warnings.warn(
-                f"{len(cut)} of {len(rows)} dialogues are longer than {self.max_length} tokens; up to {max(cut)} lost.",
-                stacklevel=3,
-            )
-        room = self.max_length
-        rows = [row if len(row) <= room else torch.cat([row[: room - 1], row[-1:]]) for row in rows]
-        return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.pad)
+        rows = [[i for text in dialogue for i in ids[text]] for dialogue in turns]
+        return pad_and_cut(rows, self.max_length, self.pad, to_longest=True)
 
     def tokenize_captions(self, captions: list[str]) -> Tensor:
         """Ids (B, L) of captions, each one turn without a question."""

@@ -41,6 +41,14 @@ def test_padding_changes_nothing(clip):
         torch.testing.assert_close(clip.encode_text(ids), full, atol=1e-5, rtol=1e-4)
 
 
+def test_a_caption_embeds_alike_alone_and_beside_a_longer_one(clip):
+    words = "a red coat!(long)"  # its "!(" holds a piece of id 0, which also pads
+    ids = clip.tokenize([words, "a woman with a long blue skirt, white shoes and a handbag"])
+    assert (ids[0, : ids[0].argmax()] == 0).any()
+    with torch.no_grad():
+        torch.testing.assert_close(clip.encode_text(ids[:1]), clip.encode_text(ids)[:1], atol=1e-5, rtol=1e-4)
+
+
 def test_own_embeddings_in_place_of_looked_up_ones(clip):
     ids = clip.tokenize(["a man in a red coat"])
     with torch.no_grad():

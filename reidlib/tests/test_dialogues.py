@@ -166,7 +166,7 @@ def test_clip_positions_are_stretched_and_short_texts_stay_what_they_were():
         old, new = plain.model.positional_embedding, clip.model.positional_embedding
     assert new.shape == (200, old.shape[1])
     torch.testing.assert_close(new[[0, 19, 20, 199]], old[[0, 19, 20, 76]])
-    with pytest.warns(UserWarning, match="1 of 1 dialogues are longer than 200 tokens"):
+    with pytest.warns(UserWarning, match="1 of 1 texts are longer than 200 tokens"):
         long = towers.tokenize([TALK * 20])
     assert long.shape == (1, 200) and long[0, -1] == towers.end
 
