@@ -15,14 +15,13 @@ from IPython import get_ipython
 from IPython.display import Image, display
 from matplotlib.figure import Figure
 
-from reidlib import methods, paths
+from reidlib import methods, paths, weights
 from reidlib.config import Config
 from reidlib.data import PersonData
 from reidlib.devices import pick_device
 from reidlib.errors import CheckpointError, ReidError
 from reidlib.evaluation import Ranks
 from reidlib.methods.base import Method
-from reidlib.training import checkpoints
 
 PACKAGES = ("torch", "open_clip_torch", "transformers", "numpy", "pillow")
 _loaded: dict[str, str] = {}  # the trained models that this process has loaded, with a fingerprint of their weights
@@ -89,14 +88,14 @@ def load_model(run: str, part: str = "", which: str = "best") -> Method:
     Raises CheckpointError when the run has none.
     """
     file = paths.inside(paths.outputs_dir(), f"{run}/{part}") / "checkpoint" / f"{which}.safetensors"
-    state = checkpoints.read_state(file)
+    state = weights.state_of(file)
     try:
         method, settings, people = state["method"], dict(state["config"]), int(state["num_classes"])
     except (LookupError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file} does not say of which method it is; expected a checkpoint of fit.") from error
     model = methods.create(method, settings, people)
-    checkpoints.load(file, model)
-    _loaded[f"{run}/{part}".strip("/")] = checkpoints.fingerprint(model)
+    weights.load(file, model)
+    _loaded[f"{run}/{part}".strip("/")] = weights.fingerprint(model)
     return model.eval()
 
 

@@ -30,7 +30,7 @@ from reidlib.errors import ConfigError
 from reidlib.losses.association import association_factor, mal
 from reidlib.losses.masked import augment_tokens, mask_tokens, masked_language_loss
 from reidlib.methods.base import Method
-from reidlib.methods.importing import fitting, load_state, read_state
+from reidlib.weights import fitting, load_state, read
 
 CHOICES = {"mal_factor": ("floor", "exact", "tau"), "mal_reduction": ("sum", "mean")}
 
@@ -368,7 +368,7 @@ def import_official(path: str | Path, image_size: tuple[int, int] = (384, 128), 
     Sizes and identities are read off the tensors. image_size: (height, width) of its pictures. settings: fields of
     `CFFAConfig.paper()`. Raises CheckpointError where names or shapes do not fit.
     """
-    state = our_names(read_state(path, "model"))
+    state = our_names(read(path, "model"))
     with fitting(path):
         clip = clip_like({name.removeprefix("clip.model."): tensor for name, tensor in state.items()}, image_size)
     prefix = "head.reasoning.cross_modal_transformer.resblocks."

@@ -33,7 +33,7 @@ from reidlib.errors import CheckpointError, ConfigError
 from reidlib.losses.finegrained import diversity, hardest_ranking
 from reidlib.losses.projection import cmpc, cmpm
 from reidlib.methods.base import Method
-from reidlib.methods.importing import fitting, load_state, plain_state, read_content
+from reidlib.weights import fitting, load_state, plain_state, read_content
 
 CHOICES = {"cmpm_target": ("l2", "distribution"), "ranking_reduction": ("sum", "mean")}
 

@@ -20,7 +20,7 @@ from reidlib.data.transforms import CLIP as CLIP_STATISTICS
 from reidlib.errors import CheckpointError, ConfigError
 from reidlib.losses.contrastive import both_ways, identity_targets, itc, sdm
 from reidlib.methods.base import Method
-from reidlib.methods.importing import fitting, load_state, read_state
+from reidlib.weights import fitting, load_state, read
 
 MODES = ("global", "local", "all")
 REDUCTIONS = ("avg", "max", "min", "lsp_max", "lsp_min")
@@ -412,7 +412,7 @@ def import_official(
     """
     if not official_sizes(path):
         raise CheckpointError(f"{path} should hold a config.json with llama_config and vision_config.")
-    state = {_renamed(name): tensor for name, tensor in read_state(path).items()}
+    state = {_renamed(name): tensor for name, tensor in read(path).items()}
     if "refiner.attr_query_token" not in state:
         raise CheckpointError(f"{path} should hold refiner.attr_query_token; it has no refiner.")
     with fitting(path):

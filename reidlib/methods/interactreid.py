@@ -20,7 +20,7 @@ from reidlib.errors import CheckpointError, ConfigError, DataError
 from reidlib.losses.contrastive import identity_targets
 from reidlib.losses.soft import infonce, nitc, ritc
 from reidlib.methods.base import Method
-from reidlib.methods.importing import fitting, load_state, read_state
+from reidlib.weights import fitting, load_state, read
 
 PLACEHOLDER = "*"
 PROMPT = "a photo of *"
@@ -396,7 +396,7 @@ def import_official(path: str | Path, **settings: Any) -> InteractReIDAdapt | In
     settings: fields of that stage's config. Sizes come from the tensors. Raises CheckpointError for a file that is
     damaged, has missing or unexpected names, or holds anything but tensors and settings.
     """
-    state = _our_names(read_state(path, "model", allow=[_EasyDict]))
+    state = _our_names(read(path, "model", allow=[_EasyDict]))
     towers = {name.removeprefix("clip.model."): value for name, value in state.items()}
     with fitting(path):
         clip = clip_like(towers, settings.get("image_size"))

@@ -16,13 +16,13 @@ import pandas as pd
 from PIL import Image
 from tqdm.auto import tqdm
 
+from reidlib import weights
 from reidlib.data.images import open_image
 from reidlib.errors import ConfigError, DataError
 from reidlib.methods.base import Method
 from reidlib.paths import inside, write_json
 from reidlib.retrieval.embedder import Embedder
 from reidlib.retrieval.index import MANIFEST, GalleryIndex, save_array, write_manifest
-from reidlib.training import checkpoints
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 PROGRESS = "progress.json"
@@ -246,7 +246,7 @@ def _read(path: Path) -> dict:
 
 
 def _stamp(model: Method, root: Path, paths: list[str], batch_size: int) -> str:
-    about = f"{model.name} {batch_size} {model.image_size} {checkpoints.fingerprint(model)}"
+    about = f"{model.name} {batch_size} {model.image_size} {weights.fingerprint(model)}"
     digest = hashlib.blake2b(about.encode())
     for path in paths:
         file = inside(root, path)

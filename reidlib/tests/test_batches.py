@@ -68,9 +68,7 @@ def test_sketches_of_a_person_meet_photos_of_that_person(toy_root, name):
     pixels = data_pixels(data, SIZE)
     train = TrainSet(data, pixels, ("sketches",))
     rows = data.split("train")
-    owner = {
-        pixels.index[path]: pid for pid, paths in zip(rows["pid"], rows["sketch"], strict=True) for path in paths
-    }
+    owner = {pixels.index[path]: pid for pid, paths in zip(rows["pid"], rows["sketch"], strict=True) for path in paths}
     photo = {pixels.index[path]: pid for pid, path in zip(rows["pid"], rows["image"], strict=True)}
     for epoch in (0, 1):
         train.set_epoch(epoch)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from reidlib import paths, runner, runs
+from reidlib import paths, runner, runs, weights
 from reidlib.backbones.clip import create_clip
 from reidlib.backbones.transformers import decoder, swin
 from reidlib.cli import main
@@ -31,7 +31,6 @@ from reidlib.retrieval.report import write_csv, write_report
 from reidlib.runs import Run, load_model
 from reidlib.tests.attribute_model import AttributeModel, draw_table, make_gallery
 from reidlib.tests.test_runner import write
-from reidlib.training import checkpoints
 
 # -- killed processes ----------------------------------------------------------------------------------------------
 
@@ -174,7 +173,7 @@ def test_a_notebook_killed_while_it_trains_comes_to_the_same_metrics(toy_root, t
     process.wait(timeout=10)
     left = contents(earlier.folder)
     assert {name: left[name] for name in kept} == kept, "what was there before is untouched"
-    assert checkpoints.read_state(earlier.folder / "checkpoint" / "last.safetensors")["step"] == 1
+    assert weights.state_of(earlier.folder / "checkpoint" / "last.safetensors")["step"] == 1
 
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
     files = [outputs / run / "metrics.json" for run in ("uninterrupted", "02_killed")]
@@ -221,7 +220,7 @@ def figure(run, session):
 
 
 WRITERS = {
-    "a checkpoint": lambda run, s: checkpoints.save(run.folder / "last.safetensors", torch.nn.Linear(50, 50), {"a": 1}),
+    "a checkpoint": lambda run, s: weights.save(run.folder / "last.safetensors", torch.nn.Linear(50, 50), {"a": 1}),
     "metrics": lambda run, s: run.write_json("metrics.json", {"rows": [{"method": "clip" * 80}]}),
     "the ranks of each query": per_query,
     "a figure": figure,
@@ -281,7 +280,7 @@ def test_what_a_killed_process_was_writing_is_cleared(tmp_path):
     for folder, name in ((checkpoint, "last.safetensors.1.part"), (index, "a.npy.1.part")):
         folder.mkdir()
         (folder / name).write_bytes(b"half")
-    checkpoints.save(checkpoint / "last.safetensors", torch.nn.Linear(1, 1), {})
+    weights.save(checkpoint / "last.safetensors", torch.nn.Linear(1, 1), {})
     make_gallery(tmp_path, 3).index.save(index)
     assert not list(tmp_path.glob("*/*.part"))
 
@@ -302,7 +301,7 @@ def trained(tmp_path, monkeypatch):
     monkeypatch.setenv("REIDLIB_OUTPUTS", str(tmp_path))
     config = ClipConfig.preset("toy", backbone="toy-random")
     file = tmp_path / "02_clip" / "checkpoint" / "best.safetensors"
-    checkpoints.save(file, Clip(config), {"method": "clip", "config": config.as_dict(), "num_classes": 0})
+    weights.save(file, Clip(config), {"method": "clip", "config": config.as_dict(), "num_classes": 0})
     return file
 
 
@@ -320,7 +319,7 @@ def test_a_run_of_another_method_is_named(trained):
 
 @pytest.mark.parametrize("state", [{}, [], {"method": "clip"}, {"method": "clip", "config": 3, "num_classes": 0}])
 def test_a_checkpoint_that_does_not_say_what_it_is(trained, state):
-    checkpoints.save(trained, torch.nn.Linear(1, 1), state)
+    weights.save(trained, torch.nn.Linear(1, 1), state)
     with pytest.raises(CheckpointError, match="does not say of which method"):
         load_model("02_clip")
 

@@ -22,7 +22,6 @@ from reidlib.cli import main
 from reidlib.errors import CheckpointError, ConfigError, DataError, ReidError
 from reidlib.methods import METHODS, cffa, cfine, config_class, diana, interactreid
 from reidlib.methods.clip import Clip, ClipConfig
-from reidlib.methods.importing import read_state
 from reidlib.retrieval import Gallery, GalleryIndex, QuerySession, QuestionBank
 from reidlib.retrieval.embedder import Embedder
 from reidlib.runner import parse_value, plan, select
@@ -31,6 +30,7 @@ from reidlib.tests import test_cffa, test_cfine, test_interactreid
 from reidlib.tests.attribute_model import QUESTIONS, AttributeModel, make_gallery, picture
 from reidlib.tests.test_golden_diana import write_official
 from reidlib.tests.test_runner import write
+from reidlib.weights import read as read_weights
 from reidlib.widgets import ChatSearch
 
 few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -71,7 +71,7 @@ def test_no_checkpoint_runs_code(tmp_path, protocol, wrap):
             file.write_bytes(pickle.dumps(content, protocol))
         else:
             torch.save(content, file, pickle_protocol=max(protocol, 2))
-        for read in (read_state, cfine.import_official, cffa.import_official, interactreid.import_official):
+        for read in (read_weights, cfine.import_official, cffa.import_official, interactreid.import_official):
             with pytest.raises(CheckpointError, match="was not opened|damaged"):
                 read(file)
     assert not sprung.exists()
@@ -101,7 +101,7 @@ def test_any_bytes_read_or_say_why(tmp_path, data):
                 content[place] = data.draw(st.integers(0, 255))
     (tmp_path / name).write_bytes(bytes(content))
     try:
-        state = read_state(tmp_path / name, "model")
+        state = read_weights(tmp_path / name, "model")
     except CheckpointError as error:
         assert name in str(error) and "\n" not in str(error)
     else:
@@ -127,7 +127,7 @@ def test_files_that_promise_too_much_are_refused(tmp_path):
         "d.pt": "compressed",
     }.items():
         with pytest.raises(CheckpointError, match=told):
-            read_state(tmp_path / name)
+            read_weights(tmp_path / name)
 
 
 @pytest.mark.parametrize(

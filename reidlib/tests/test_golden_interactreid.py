@@ -6,7 +6,6 @@ import torch
 from torch.nn.functional import normalize
 
 from reidlib.backbones.clip import CLIP
-from reidlib.methods.importing import load_state
 from reidlib.methods.interactreid import (
     InteractReIDInvert,
     InvertConfig,
@@ -15,6 +14,7 @@ from reidlib.methods.interactreid import (
     inversion_losses,
 )
 from reidlib.tests.golden_arrays import arrays, under, wave_embedding
+from reidlib.weights import load_state
 
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
 TEXT_HEADS = 4

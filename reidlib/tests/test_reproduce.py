@@ -6,13 +6,12 @@ import math
 import pytest
 import torch
 
-from reidlib import paths, runner, runs
+from reidlib import paths, runner, runs, weights
 from reidlib.cli import main
 from reidlib.errors import DataError
 from reidlib.methods.clip import Clip, ClipConfig
 from reidlib.results import differences, find_results, other_conditions
 from reidlib.tests.test_runner import write
-from reidlib.training import checkpoints
 
 # Writes what a run writes; the file `luck` is what a repetition cannot know of.
 CELL = """
@@ -121,7 +120,7 @@ def test_metrics_say_on_which_models_they_are_built(tmp_path, monkeypatch):
     config = ClipConfig.preset("toy", backbone="toy-random")
     for run in ("02_clip/text", "13_mine/stage1", ".again/02_clip"):
         state = {"method": "clip", "config": config.as_dict(), "num_classes": 0}
-        checkpoints.save(tmp_path / run / "checkpoint" / "best.safetensors", Clip(config), state)
+        weights.save(tmp_path / run / "checkpoint" / "best.safetensors", Clip(config), state)
     assert set(runs.trained()) == {("02_clip", "text"), ("13_mine", "stage1")}, "not the repetitions"
     model = runs.load_model("02_clip", "text")
     runs.load_model("13_mine", "stage1")
@@ -136,6 +135,6 @@ def test_metrics_say_on_which_models_they_are_built(tmp_path, monkeypatch):
     before = mark()
     with torch.no_grad():
         model.clip.logit_scale.add_(1e-3)
-    checkpoints.save(tmp_path / "02_clip/text/checkpoint/best.safetensors", model, state)
+    weights.save(tmp_path / "02_clip/text/checkpoint/best.safetensors", model, state)
     runs.load_model("02_clip", "text")
     assert mark() != before

@@ -4,10 +4,9 @@ import os
 
 import pytest
 
-from reidlib import paths, runs
+from reidlib import paths, runs, weights
 from reidlib.errors import CheckpointError, ReidError
 from reidlib.methods.clip import Clip, ClipConfig
-from reidlib.training import checkpoints
 
 
 @pytest.fixture
@@ -17,7 +16,7 @@ def outputs(tmp_path, monkeypatch):
     for age, (part, view) in enumerate((("one", "text"), ("two", "sketch"))):
         config = ClipConfig.preset("toy", views=[view], backbone="toy-random")
         file = tmp_path / "02_clip" / part / "checkpoint" / "best.safetensors"
-        checkpoints.save(file, Clip(config), {"method": "clip", "config": config.as_dict(), "num_classes": 0})
+        weights.save(file, Clip(config), {"method": "clip", "config": config.as_dict(), "num_classes": 0})
         os.utime(file.with_suffix(".json"), (age, age))
     return paths.outputs_dir()
 

@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from reidlib import weights
 from reidlib.config import Config
 from reidlib.data import load
 from reidlib.errors import CheckpointError, ConfigError, ReidError
 from reidlib.methods.clip import Clip, ClipConfig
-from reidlib.training import checkpoints, fit
+from reidlib.training import fit
 from reidlib.training.schedules import schedule
 
 
@@ -29,7 +30,7 @@ def new_model(config):
     return Clip(config)
 
 
-def weights(model):
+def copied(model):
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
@@ -71,7 +72,7 @@ def test_a_run_cut_off_ends_with_the_same_weights(data, tmp_path, monkeypatch):
     monkeypatch.setattr(Clip, "losses", honest)
     resumed = new_model(config)
     again = list(fit(resumed, data, config, tmp_path / "cut", select=[]))
-    for name, tensor in weights(whole).items():
+    for name, tensor in copied(whole).items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
     assert [row["loss"] for row in again] == pytest.approx([row["loss"] for row in rows], rel=1e-6)
 
@@ -136,11 +137,11 @@ def test_the_best_epoch_is_kept(data, tmp_path):
     model = new_model(config)
     rows = list(fit(model, data, config, tmp_path))
     best = max(range(3), key=lambda epoch: rows[epoch]["t2i R@1"])
-    state = checkpoints.read_state(tmp_path / "checkpoint" / "best.safetensors")
+    state = weights.state_of(tmp_path / "checkpoint" / "best.safetensors")
     assert state["rows"][-1]["epoch"] == best + 1
     other = new_model(config)
-    checkpoints.load(tmp_path / "checkpoint" / "best.safetensors", other)
-    assert all(torch.equal(a, b) for a, b in zip(weights(model).values(), weights(other).values(), strict=True))
+    weights.load(tmp_path / "checkpoint" / "best.safetensors", other)
+    assert all(torch.equal(a, b) for a, b in zip(copied(model).values(), copied(other).values(), strict=True))
 
 
 def test_accumulated_steps_average_their_batches(data, tmp_path):
@@ -180,30 +181,30 @@ def test_checkpoints_that_do_not_fit(data, tmp_path):
     config = settings()
     model = new_model(config)
     file = tmp_path / "last.safetensors"
-    checkpoints.save(file, model, {"step": 1})
-    assert checkpoints.load(file, new_model(config)) == {"step": 1}
+    weights.save(file, model, {"step": 1})
+    assert weights.load(file, new_model(config)) == {"step": 1}
     with pytest.raises(CheckpointError, match="holds weights only"):
-        checkpoints.load(file, new_model(config), torch.optim.AdamW(model.parameters()))
-    with pytest.raises(CheckpointError, match="another model"):
-        checkpoints.load(file, torch.nn.Linear(2, 2))
+        weights.load(file, new_model(config), torch.optim.AdamW(model.parameters()))
+    with pytest.raises(CheckpointError, match="does not fit Linear"):
+        weights.load(file, torch.nn.Linear(2, 2))
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="damaged"):
-        checkpoints.load(file, model)
+        weights.load(file, model)
     with pytest.raises(CheckpointError, match="There is no checkpoint"):
-        checkpoints.load(tmp_path / "none.safetensors", model)
+        weights.load(tmp_path / "none.safetensors", model)
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
     model, file = torch.nn.Linear(2, 2), tmp_path / "last.safetensors"
-    checkpoints.save(file, model, {"step": 1})
+    weights.save(file, model, {"step": 1})
 
     def full(*_args, **_kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "save_file", full)
+    monkeypatch.setattr(weights, "save_file", full)
     with pytest.raises(ReidError, match="could not be written"):
-        checkpoints.save(file, model, {"step": 2})
-    assert checkpoints.read_state(file) == {"step": 1}
+        weights.save(file, model, {"step": 2})
+    assert weights.state_of(file) == {"step": 1}
     assert sorted(left.name for left in tmp_path.iterdir()) == ["last.json", "last.safetensors"]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from reidlib import weights
 from reidlib.config import Config
 from reidlib.data import PersonData
 from reidlib.data.batches import TrainSet, data_pixels
@@ -20,7 +21,7 @@ from reidlib.errors import CheckpointError, ConfigError, ReidError
 from reidlib.evaluation import Encoder, Task, evaluate, tasks
 from reidlib.methods.base import Method
 from reidlib.paths import outputs_dir, write_text
-from reidlib.training import checkpoints, processes
+from reidlib.training import processes
 from reidlib.training.schedules import schedule
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -70,7 +71,7 @@ def _used(checkpoint: Path) -> bool:
 def _take_best(folder: Path, model: Method) -> None:
     best = folder / "checkpoint" / "best.safetensors"
     if best.is_file():
-        checkpoints.load(best, model)
+        weights.load(best, model)
     model.eval()
 
 
@@ -95,7 +96,7 @@ class _Trainer:
         )
         self.fabric.launch()
         self.config, self.folder = config, folder
-        self.begun_with = {"data": data.fingerprint(), "weights": checkpoints.fingerprint(model)}
+        self.begun_with = {"data": data.fingerprint(), "weights": weights.fingerprint(model)}
         self.pixels = data_pixels(data, model.image_size)
         self.train = TrainSet(
             data, self.pixels, model.needs, seed=config.seed, back_translation=config.back_translation
@@ -257,7 +258,7 @@ class _Trainer:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_text(self.folder / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in self.rows))
         if row.get("best", True) and self.fabric.global_rank == 0:
-            checkpoints.save(self.folder / "checkpoint" / "best.safetensors", self.model, self._state())
+            weights.save(self.folder / "checkpoint" / "best.safetensors", self.model, self._state())
         self._save({}, done)
 
     # -- what is kept ----------------------------------------------------------------------------------------------
@@ -278,7 +279,7 @@ class _Trainer:
     def _save(self, totals: dict[str, Tensor], done: bool = False) -> None:
         if self.fabric.global_rank == 0:
             last = self.folder / "checkpoint" / "last.safetensors"
-            checkpoints.save(last, self.model, self._state(totals, done), self.optimizer)
+            weights.save(last, self.model, self._state(totals, done), self.optimizer)
         self.fabric.barrier()
 
     def _resume(self) -> dict[str, Tensor]:
@@ -287,7 +288,7 @@ class _Trainer:
         if not last.is_file():
             return {}
         try:
-            state = checkpoints.read_state(last)
+            state = weights.state_of(last)
         except CheckpointError as error:
             warnings.warn(f"{error} Training starts from the beginning.", stacklevel=4)
             return {}
@@ -298,7 +299,7 @@ class _Trainer:
             warnings.warn(f"The unfinished training in {last.parent} has other {what}; a new one begins.", stacklevel=4)
         if other or (state["done"] and _used(last)):
             return {}
-        checkpoints.load(last, self.model, self.optimizer)
+        weights.load(last, self.model, self.optimizer)
         self.step, self.rows = state["step"], state["rows"]
         self.best = -math.inf if state["best"] is None else state["best"]
         return {name: torch.tensor(value, device=self.fabric.device) for name, value in state["totals"].items()}

@@ -1,5 +1,7 @@
-"""Reading official checkpoints without running what is in them, and loading them without silent gaps."""
+"""Weights on the disk: a training's state written whole, strangers' files read without running what is in them."""
 
+import hashlib
+import json
 import pickle
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -7,13 +9,93 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from reidlib.errors import CheckpointError, ReidError
+from reidlib.paths import write_json, written_whole
+
+# -- our own: one safetensors file, read back to the last bit ------------------------------------------------------
 
 
-def read_state(path: str | Path, *keys: str, allow: Iterable[type] = ()) -> dict[str, Tensor]:
+def save(path: Path, model: nn.Module, state: dict, optimizer: torch.optim.Optimizer | None = None) -> None:
+    """Writes weights, the optimiser's moments and `state` (JSON values) to `path`, and `state` beside it as .json.
+
+    The file appears under its name only when it is complete; a file of that name stays good until then. Raises
+    ReidError where it cannot be written.
+    """
+    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    if optimizer is not None:
+        tensors |= {f"optimizer/{index}/{name}": value for index, name, value in _moments(optimizer)}
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob("*.part"):  # by a run that was killed while it wrote; one process writes here
+        left.unlink()
+    with written_whole(path) as part:
+        try:
+            save_file(tensors, part, metadata={"state": json.dumps(state)})
+        except SafetensorError as error:  # its own kind of error for a full disk
+            raise OSError(str(error)) from error
+    write_json(path.with_suffix(".json"), state, indent=1)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Sixteen hexadecimal digits of the weights."""
+    digest = hashlib.blake2b(digest_size=8)
+    for tensor in model.state_dict().values():
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def state_of(path: Path) -> dict:
+    """The JSON state inside a checkpoint."""
+    return _open(path)[0]
+
+
+def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict:
+    """Restores what `save` wrote and returns its state. Raises CheckpointError for a file that is damaged, has no such
+    optimiser, or belongs to another model."""
+    state, tensors = _open(path)
+    weights = {name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")}
+    load_state(model, weights, source=path)
+    if optimizer is not None:
+        _restore_moments(path, optimizer, tensors)
+    return state
+
+
+def _moments(optimizer: torch.optim.Optimizer):
+    for index, values in optimizer.state_dict()["state"].items():
+        for name, value in values.items():
+            yield index, name, torch.as_tensor(value)
+
+
+def _restore_moments(path: Path, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        if key.startswith("optimizer/"):
+            _, index, name = key.split("/")
+            moments.setdefault(int(index), {})[name] = tensor
+    if not moments:
+        raise CheckpointError(f"{path} holds weights only; training cannot go on from it.")
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _open(path: Path) -> tuple[dict, dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = json.loads((file.metadata() or {})["state"])
+            return state, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except FileNotFoundError as error:
+        raise CheckpointError(f"There is no checkpoint {path}.") from error
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or not a checkpoint of this workbook ({error}).") from error
+
+
+# -- anybody's -----------------------------------------------------------------------------------------------------
+
+
+def read(path: str | Path, *keys: str, allow: Iterable[type] = ()) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name, float32, without `module.` prefixes.
 
     keys: where in the file the weights may lie ("model", "network", ...); the first one found is taken, and a file that
@@ -28,7 +110,7 @@ def read_state(path: str | Path, *keys: str, allow: Iterable[type] = ()) -> dict
 
 
 def read_content(path: str | Path, allow: Iterable[type] = ()) -> object:
-    """All that is in a checkpoint, read as `read_state` does."""
+    """All that is in a checkpoint, read as `read` does."""
     path = Path(path)
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
