@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
 from reidlib.backbones.clip import CLIP
-from reidlib.losses.contrastive import both_ways, itc
+from reidlib.losses import both_ways, itc
 
 WEIGHTS = Path(__file__).with_name("toy_clip.safetensors")
 IMAGE_SIZE = (128, 64)

@@ -15,7 +15,7 @@ from reidlib.benchmarks.machine import alternate, paired_ratio
 from reidlib.benchmarks.shapes import CountedMasks, Unfilled, without_contents
 from reidlib.config import Config
 from reidlib.devices import autocast, pick_device
-from reidlib.losses.contrastive import both_ways, itc
+from reidlib.losses import both_ways, itc
 from reidlib.methods.base import Method
 
 METHODS = ("clip", "cfine", "cffa", "interactreid-1", "interactreid", "diana")

@@ -10,7 +10,7 @@ A CLIP's two towers give a vector for every patch and word, in a space they shar
 
     L = MAL(global) + MAL(local) + 1.4 MLM + ID
 
-MAL is the multi-association loss (`losses.association`), ID the cross-entropy of identities, one classifier for both
+MAL is the multi-association loss (`losses.mal`), ID the cross-entropy of identities, one classifier for both
 modalities. Source: CFFA, "Cross-Modal Fine-grained Feature Alignment for Text-Based Person Re-id", and its code; local
 features: RDE, Qin et al., CVPR 2024; reasoning: IRRA, Jiang and Ye, CVPR 2023.
 """
@@ -23,12 +23,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from reidlib.backbones.clip import CLIP, create_clip, trim
+from reidlib.backbones.clip import CLIP, augment_tokens, create_clip, mask_tokens, trim
 from reidlib.backbones.openai import clip_like
 from reidlib.config import Config
 from reidlib.errors import ConfigError
-from reidlib.losses.association import association_factor, mal
-from reidlib.losses.masked import augment_tokens, mask_tokens, masked_language_loss
+from reidlib.losses import association_factor, mal, masked_language_loss
 from reidlib.methods.base import Method
 from reidlib.weights import fitting, load_state, read
 

@@ -30,8 +30,7 @@ from reidlib.backbones.clip import CLIP, create_clip
 from reidlib.backbones.openai import clip_like
 from reidlib.config import Config
 from reidlib.errors import CheckpointError, ConfigError
-from reidlib.losses.finegrained import diversity, hardest_ranking
-from reidlib.losses.projection import cmpc, cmpm
+from reidlib.losses import cmpc, cmpm, diversity, hardest_ranking
 from reidlib.methods.base import Method
 from reidlib.weights import fitting, load_state, plain_state, read_content
 

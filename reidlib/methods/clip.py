@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 from reidlib.backbones import create_clip
 from reidlib.config import Config
 from reidlib.errors import ConfigError
-from reidlib.losses.contrastive import both_ways, identity_targets, itc, sdm
+from reidlib.losses import both_ways, identity_targets, itc, sdm
 from reidlib.methods.base import Method
 
 

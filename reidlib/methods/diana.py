@@ -18,7 +18,7 @@ from reidlib.data import transforms
 from reidlib.data.dialogues import CAPTION_QUESTIONS, SYSTEM, Dialogue, clean_caption
 from reidlib.data.transforms import CLIP as CLIP_STATISTICS
 from reidlib.errors import CheckpointError, ConfigError
-from reidlib.losses.contrastive import both_ways, identity_targets, itc, sdm
+from reidlib.losses import both_ways, identity_targets, itc, sdm
 from reidlib.methods.base import Method
 from reidlib.weights import fitting, load_state, read
 

@@ -17,8 +17,7 @@ from reidlib.config import Config, nearest
 from reidlib.data.dialogues import clean_caption
 from reidlib.data.transforms import IMAGENET
 from reidlib.errors import CheckpointError, ConfigError, DataError
-from reidlib.losses.contrastive import identity_targets
-from reidlib.losses.soft import infonce, nitc, ritc
+from reidlib.losses import identity_targets, infonce, nitc, ritc
 from reidlib.methods.base import Method
 from reidlib.weights import fitting, load_state, read
 

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from reidlib.backbones import create_clip
+from reidlib.backbones.clip import MASK_ID, augment_tokens, mask_tokens
 from reidlib.backbones.openai import clip_like
 from reidlib.backbones.toy import WEIGHTS, pretrain
 from reidlib.data import load
@@ -134,3 +136,59 @@ def test_a_checkpoint_that_asks_for_far_more_than_it_holds():
     }
     with pytest.raises(CheckpointError, match="holds .* numbers and its shapes ask for a model of 90,0"):
         clip_like(state)
+
+
+# -- words hidden, changed and dropped
+
+START, END = 49406, 49407
+
+
+def captions(count: int, words: int, length: int = 20) -> Tensor:
+    ids = torch.zeros(count, length, dtype=torch.long)
+    ids[:, 0], ids[:, words + 1] = START, END
+    ids[:, 1 : words + 1] = torch.arange(1000, 1000 + words)
+    return ids
+
+
+def test_augmented_captions_keep_their_ends_and_order():
+    torch.manual_seed(0)
+    ids = captions(500, words=12)
+    changed = augment_tokens(ids, 0.5)
+    assert changed.shape == ids.shape and (changed[:, 0] == START).all() and ((changed == END).sum(dim=1) == 1).all()
+    for row in changed.tolist():
+        end = row.index(END)
+        assert 0 not in row[:end] and not any(row[end + 1 :])
+        kept = [token for token in row[1:end] if 1000 <= token < 1012]
+        assert len(set(kept)) >= len(kept) - 1  # a random word may repeat one, hardly two
+        assert all(token <= MASK_ID for token in row[1:end])
+
+
+def test_augmentation_rates():
+    torch.manual_seed(0)
+    ids = captions(4000, words=12)
+    changed = augment_tokens(ids, 0.2)
+    words = 4000 * 12
+    dropped = 12 - (changed.argmax(dim=1) - 1)
+    masked = (changed == MASK_ID).sum() / words
+    kept = ((changed >= 1000) & (changed < 1012)).sum() / words
+    assert float(masked) == pytest.approx(0.12, abs=0.01)
+    assert float(dropped.sum()) / words == pytest.approx(0.04, abs=0.01)
+    assert float(kept) == pytest.approx(0.8, abs=0.01)
+
+
+def test_masking_rates_and_labels():
+    torch.manual_seed(0)
+    ids = captions(4000, words=12)
+    ids[:, 3] = MASK_ID
+    masked, labels = mask_tokens(ids)
+    chosen = labels != 0
+    assert float(chosen.sum()) / (4000 * 11) == pytest.approx(0.15, abs=0.01)
+    assert not chosen[:, [0, 3, 13]].any() and not chosen[:, 14:].any()
+    assert torch.equal(labels[chosen], ids[chosen]) and torch.equal(masked[~chosen], ids[~chosen])
+    assert float((masked[chosen] == MASK_ID).float().mean()) == pytest.approx(0.8, abs=0.02)
+    assert float((masked[chosen] == ids[chosen]).float().mean()) == pytest.approx(0.1, abs=0.02)
+
+
+def test_a_caption_may_lose_every_word():
+    changed = augment_tokens(captions(200, words=1), 0.999)
+    assert (changed[:, 1] == END).any() and ((changed == END).sum(dim=1) == 1).all()

@@ -21,7 +21,7 @@ from reidlib.data import load
 from reidlib.data.batches import TrainSet, data_pixels
 from reidlib.errors import ConfigError, DataError, ReidError
 from reidlib.evaluation import Encoder, tasks
-from reidlib.losses.contrastive import both_ways, identity_targets, itc
+from reidlib.losses import both_ways, identity_targets, itc
 from reidlib.methods.base import Method
 from reidlib.methods.cffa import CFFA, CFFAConfig
 from reidlib.methods.cfine import CFine, CFineConfig

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.testing import assert_close
 
-from reidlib.losses.association import association_factor, mal
+from reidlib.losses import association_factor, mal
 from reidlib.methods.cffa import CFFAConfig, Features, Head, our_names
 from reidlib.tests.golden_arrays import arrays, under
 

@@ -5,8 +5,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from reidlib.losses.finegrained import diversity, hardest_ranking
-from reidlib.losses.projection import cmpc, cmpm
+from reidlib.losses import cmpc, cmpm, diversity, hardest_ranking
 from reidlib.methods.cfine import CFineConfig, Features, Head, cross_grained, fine_grained, our_names
 from reidlib.tests.golden_arrays import arrays, under
 

@@ -1,4 +1,4 @@
-"""The losses of CFine and CFFA against the same written out in loops, and where batches are awkward."""
+"""Every loss against the same written out in loops, at the ends of its options, and where batches are awkward."""
 
 import math
 
@@ -7,18 +7,137 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import cross_entropy, normalize
 from torch.testing import assert_close
 
-from reidlib.backbones.clip import MASK_ID
-from reidlib.losses.association import association_factor, mal
-from reidlib.losses.finegrained import diversity, hardest_ranking
-from reidlib.losses.masked import augment_tokens, mask_tokens, masked_language_loss
-from reidlib.losses.projection import cmpc, cmpm
+from reidlib.losses import (
+    association_factor,
+    both_ways,
+    cmpc,
+    cmpm,
+    diversity,
+    hardest_ranking,
+    identity_targets,
+    infonce,
+    itc,
+    mal,
+    masked_language_loss,
+    nitc,
+    ritc,
+    sdm,
+    soften,
+)
 
-START, END = 49406, 49407
 seeds = st.integers(0, 10_000)
 people = st.lists(st.integers(0, 3), min_size=2, max_size=7)  # with duplicates, at times one person only
+
+
+def test_identity_targets():
+    targets = identity_targets(torch.tensor([7, 8, 7]), torch.tensor([8, 7, 7, 9]))
+    assert targets.tolist() == [[0, 0.5, 0.5, 0], [1, 0, 0, 0], [0, 0.5, 0.5, 0]]
+    assert identity_targets(torch.tensor([1]), torch.tensor([2])).tolist() == [[0]]
+
+
+def test_itc_with_one_hot_targets_is_cross_entropy():
+    similarity = torch.randn(5, 5)
+    assert itc(similarity, torch.eye(5)).item() == pytest.approx(
+        cross_entropy(similarity, torch.arange(5)).item(), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("loss", [itc, sdm])
+def test_against_written_out_sums(loss):
+    torch.manual_seed(1)
+    similarity, targets = torch.randn(4, 4) * 3, identity_targets(torch.tensor([0, 1, 0, 2]))
+    total = 0.0
+    for i in range(4):
+        normaliser = sum(math.exp(similarity[i, j]) for j in range(4))
+        for j in range(4):
+            p, t = math.exp(similarity[i, j]) / normaliser, targets[i, j].item()
+            total += -t * math.log(p) if loss is itc else p * (math.log(p) - math.log(t + 1e-8))
+    assert loss(similarity, targets).item() == pytest.approx(total / 4, rel=1e-4)
+
+
+def test_both_ways_is_the_mean_over_rows_and_columns():
+    similarity, targets = torch.randn(4, 4), identity_targets(torch.tensor([0, 1, 0, 2]))
+    expected = (itc(similarity, targets) + itc(similarity.T, targets)) / 2
+    assert both_ways(itc, similarity, targets).item() == pytest.approx(expected.item())
+
+
+@pytest.fixture
+def logits() -> torch.Tensor:
+    return 3 * torch.randn(5, 5, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def targets() -> torch.Tensor:
+    return identity_targets(torch.tensor([0, 0, 1, 2, 1]))
+
+
+def naive_softmax(row: list[float]) -> list[float]:
+    total = sum(math.exp(value) for value in row)
+    return [math.exp(value) / total for value in row]
+
+
+def naive_nitc(logits: torch.Tensor, targets: torch.Tensor, alpha: float, teacher: torch.Tensor) -> float:
+    total, n = 0.0, len(logits)
+    for s, t in ((logits, teacher), (logits.T, teacher.T)):
+        for i in range(n):
+            p, belief = naive_softmax(s[i].tolist()), naive_softmax(t[i].tolist())
+            for j in range(n):
+                total -= (alpha * belief[j] + (1 - alpha) * float(targets[i, j])) * math.log(p[j]) / n / 2
+    return total
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5])
+def test_nitc_is_the_sum_written_out(logits, targets, alpha):
+    assert nitc(logits, targets, alpha).item() == pytest.approx(naive_nitc(logits, targets, alpha, logits), rel=1e-5)
+
+
+def test_nitc_takes_its_targets_from_the_teacher(logits, targets):
+    teacher = logits.flip(0)
+    expected = naive_nitc(logits, targets, 0.5, teacher)
+    assert nitc(logits, targets, 0.5, teacher).item() == pytest.approx(expected, rel=1e-5)
+    assert nitc(logits, targets, 0.5).item() != pytest.approx(expected, rel=1e-2)
+
+
+def test_without_alpha_nitc_is_itc(logits, targets):
+    assert torch.equal(nitc(logits, targets, 0.0), both_ways(itc, logits, targets))
+
+
+def test_ritc_is_the_divergence_written_out(logits, targets):
+    expected = 0.0
+    for s in (logits, logits.T):
+        for i in range(5):
+            p = naive_softmax(s[i].tolist())
+            expected += sum(p[j] * (math.log(p[j]) - math.log(float(targets[i, j]) + 0.01)) for j in range(5)) / 10
+    assert ritc(logits, targets).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_infonce_is_cross_entropy_on_the_diagonal(logits):
+    own = torch.arange(5)
+    expected = (torch.nn.functional.cross_entropy(logits, own) + torch.nn.functional.cross_entropy(logits.T, own)) / 2
+    assert infonce(logits).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_softened_rows_are_distributions_without_gradient(logits, targets):
+    soft = soften(targets, logits.requires_grad_(), 0.4)
+    assert not soft.requires_grad
+    assert torch.allclose(soft.sum(dim=1), torch.ones(5))
+
+
+def test_full_alpha_leaves_a_model_that_believes_itself_alone(logits):
+    """With alpha 1 the targets are the model's own softmax, where cross-entropy has no slope."""
+    logits.requires_grad_()
+    rows = both_ways(itc, logits, logits.detach().softmax(dim=1), logits.detach().T.softmax(dim=1))
+    assert torch.equal(nitc(logits, torch.zeros(5, 5), 1.0), rows)
+    nitc(logits, torch.zeros(5, 5), 1.0).backward()
+    assert logits.grad.abs().max() < 1e-6
+
+
+def test_losses_are_float32_from_halves(logits, targets):
+    half = logits.half()
+    assert nitc(half, targets, 0.5).dtype == ritc(half, targets).dtype == infonce(half).dtype == torch.float32
 
 
 def pair(seed: int, count: int, width: int = 5) -> tuple[Tensor, Tensor]:
@@ -153,60 +272,6 @@ def test_gradients_are_those_of_finite_differences():
     loss(x).backward()
     numeric = (loss(image + step * direction) - loss(image - step * direction)) / (2 * step)
     assert_close((x.grad * direction).sum(), numeric, atol=2e-2, rtol=1e-2)
-
-
-# -- tokens --------------------------------------------------------------------------------------------------------
-
-
-def captions(count: int, words: int, length: int = 20) -> Tensor:
-    ids = torch.zeros(count, length, dtype=torch.long)
-    ids[:, 0], ids[:, words + 1] = START, END
-    ids[:, 1 : words + 1] = torch.arange(1000, 1000 + words)
-    return ids
-
-
-def test_augmented_captions_keep_their_ends_and_order():
-    torch.manual_seed(0)
-    ids = captions(500, words=12)
-    changed = augment_tokens(ids, 0.5)
-    assert changed.shape == ids.shape and (changed[:, 0] == START).all() and ((changed == END).sum(dim=1) == 1).all()
-    for row in changed.tolist():
-        end = row.index(END)
-        assert 0 not in row[:end] and not any(row[end + 1 :])
-        kept = [token for token in row[1:end] if 1000 <= token < 1012]
-        assert len(set(kept)) >= len(kept) - 1  # a random word may repeat one, hardly two
-        assert all(token <= MASK_ID for token in row[1:end])
-
-
-def test_augmentation_rates():
-    torch.manual_seed(0)
-    ids = captions(4000, words=12)
-    changed = augment_tokens(ids, 0.2)
-    words = 4000 * 12
-    dropped = 12 - (changed.argmax(dim=1) - 1)
-    masked = (changed == MASK_ID).sum() / words
-    kept = ((changed >= 1000) & (changed < 1012)).sum() / words
-    assert float(masked) == pytest.approx(0.12, abs=0.01)
-    assert float(dropped.sum()) / words == pytest.approx(0.04, abs=0.01)
-    assert float(kept) == pytest.approx(0.8, abs=0.01)
-
-
-def test_masking_rates_and_labels():
-    torch.manual_seed(0)
-    ids = captions(4000, words=12)
-    ids[:, 3] = MASK_ID
-    masked, labels = mask_tokens(ids)
-    chosen = labels != 0
-    assert float(chosen.sum()) / (4000 * 11) == pytest.approx(0.15, abs=0.01)
-    assert not chosen[:, [0, 3, 13]].any() and not chosen[:, 14:].any()
-    assert torch.equal(labels[chosen], ids[chosen]) and torch.equal(masked[~chosen], ids[~chosen])
-    assert float((masked[chosen] == MASK_ID).float().mean()) == pytest.approx(0.8, abs=0.02)
-    assert float((masked[chosen] == ids[chosen]).float().mean()) == pytest.approx(0.1, abs=0.02)
-
-
-def test_a_caption_may_lose_every_word():
-    changed = augment_tokens(captions(200, words=1), 0.999)
-    assert (changed[:, 1] == END).any() and ((changed == END).sum(dim=1) == 1).all()
 
 
 def test_nothing_to_guess_costs_nothing():

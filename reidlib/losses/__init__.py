@@ -1,1 +1,0 @@
-"""Losses as tensor functions: features and labels in, a scalar out."""
