@@ -13,8 +13,9 @@ NOT_LOSSES = {"epoch", "loss", "lr", "seconds", "images_per_second", "best"}
 
 
 @figure
-def training_curves(rows: Sequence[Mapping], title: str = "") -> Figure:
-    """The rows of a training log: losses on the left, and what was measured on the right with the best epoch marked."""
+def training_curves(rows: Sequence[Mapping], title: str = "", measured_on: str = "validation") -> Figure:
+    """The rows of a training log: losses on the left; on the right what was measured, on the pictures of the split
+    `measured_on`, with the best epoch marked."""
     epochs = [row["epoch"] for row in rows]
     measured = [name for name in rows[-1] if name.split()[-1] in ("R@1", "mAP")]
     losses = [name for name in rows[-1] if " " not in name and name not in NOT_LOSSES]
@@ -22,7 +23,7 @@ def training_curves(rows: Sequence[Mapping], title: str = "") -> Figure:
     sheet, axes = plt.subplots(1, 1 + bool(measured), figsize=(WIDTH, 3.4), squeeze=False, layout="constrained")
     panels = [(axes[0, 0], losses, "loss (mean over the epoch's steps)", "Training losses")]
     if measured:
-        panels.append((axes[0, 1], measured, "percent", "On the validation pictures"))
+        panels.append((axes[0, 1], measured, "percent", f"On the {measured_on} pictures"))
     for panel, names, unit, heading in panels:
         for number, name in enumerate(names):
             style = {"color": "black", "linestyle": "--"} if name == "loss" else {}
