@@ -16,7 +16,6 @@ features: RDE, Qin et al., CVPR 2024; reasoning: IRRA, Jiang and Ye, CVPR 2023.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -24,12 +23,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from reidlib.backbones.clip import CLIP, augment_tokens, create_clip, mask_tokens, trim
-from reidlib.backbones.openai import clip_like
 from reidlib.config import Config
 from reidlib.errors import ConfigError
 from reidlib.losses import association_factor, mal, masked_language_loss
 from reidlib.methods.base import Method
-from reidlib.weights import fitting, load_state, read
 
 CHOICES = {"mal_factor": ("floor", "exact", "tau"), "mal_reduction": ("sum", "mean")}
 
@@ -339,60 +336,3 @@ def group_of(name: str, config: CFFAConfig) -> tuple[float, float]:
     if "_local." in name:
         lr = config.local_lr
     return lr, decay
-
-
-# -- official checkpoints ----------------------------------------------------------------------------------------------
-
-OFFICIAL = {"base_model.": "clip.model.", "classifier.": "head.classifier."}
-OFFICIAL |= {
-    f"{name}.": f"head.reasoning.{name}."
-    for name in ("cross_attn", "cross_modal_transformer", "ln_pre_t", "ln_pre_i", "ln_post", "mlm_head")
-}
-for _theirs, _projection, _ours in (  # the spelling is theirs
-    ("visul_emb_layer", "fc", "head.image_local"),
-    ("texual_emb_layer", "linear", "head.text_local"),
-):
-    OFFICIAL |= {
-        f"{_theirs}.{_projection}.": f"{_ours}.project.",
-        f"{_theirs}.mlp.layers.0.": f"{_ours}.mlp.0.",
-        f"{_theirs}.mlp.bns.0.": f"{_ours}.mlp.1.",
-        f"{_theirs}.mlp.layers.1.": f"{_ours}.mlp.3.",
-    }
-UNUSED = ("visul_emb_layer.linear.", "visul_emb_layer.mlp.bns.1.", "texual_emb_layer.mlp.bns.1.")
-
-
-def import_official(path: str | Path, image_size: tuple[int, int] = (384, 128), **settings: Any) -> CFFA:
-    """The model in an official checkpoint of CFFA, or of IRRA, which is CFFA without local features.
-
-    Sizes and identities are read off the tensors. image_size: (height, width) of its pictures. settings: fields of
-    `CFFAConfig.paper()`. Raises CheckpointError where names or shapes do not fit.
-    """
-    state = our_names(read(path, "model"))
-    with fitting(path):
-        clip = clip_like({name.removeprefix("clip.model."): tensor for name, tensor in state.items()}, image_size)
-    prefix = "head.reasoning.cross_modal_transformer.resblocks."
-    sizes = {
-        "image_size": clip.image_size,
-        "heads": max(clip.embed_dim // 64, 1),
-        "local_dim": len(state.get("head.image_local.project.weight", ())),
-        "mlm_layers": len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)}),
-    }
-    if not any(name.startswith("head.reasoning.") for name in state):
-        sizes["mlm_weight"] = 0.0
-    config = CFFAConfig.paper().replace(**sizes | settings)
-    for block in clip.model.transformer.resblocks:
-        block.attn.dropout = config.text_dropout
-    with fitting(path):
-        model = CFFA(config, len(state.get("head.classifier.weight", "?")), clip=clip)
-    load_state(model, state, optional=("clip.model.logit_scale",), source=path)
-    return model
-
-
-def our_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Official names as ours, without what is never used. Names that are not known stay, to be refused."""
-    renamed = {}
-    for name, tensor in state.items():
-        prefix = next((prefix for prefix in OFFICIAL if name.startswith(prefix)), "")
-        if not name.startswith(UNUSED):
-            renamed[OFFICIAL.get(prefix, "") + name.removeprefix(prefix)] = tensor
-    return renamed

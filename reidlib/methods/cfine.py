@@ -18,21 +18,18 @@ and its code, whose behaviour is the default where the two differ.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from reidlib.backbones.bert import TextEncoder, build_bert, create_text_encoder
+from reidlib.backbones.bert import TextEncoder, create_text_encoder
 from reidlib.backbones.clip import CLIP, create_clip
-from reidlib.backbones.openai import clip_like
 from reidlib.config import Config
-from reidlib.errors import CheckpointError, ConfigError
+from reidlib.errors import ConfigError
 from reidlib.losses import cmpc, cmpm, diversity, hardest_ranking
 from reidlib.methods.base import Method
-from reidlib.weights import fitting, load_state, plain_state, read_content
 
 CHOICES = {"cmpm_target": ("l2", "distribution"), "ranking_reduction": ("sum", "mean")}
 
@@ -355,66 +352,3 @@ def _image_tower(clip: CLIP) -> CLIP:
     model.transformer = nn.Identity()  # open_clip sets a flag on it when activations are to be recomputed
     model.visual.proj = None
     return clip
-
-
-# -- official checkpoints ----------------------------------------------------------------------------------------------
-
-OFFICIAL = {
-    "image_model.clip_model.": "clip.model.visual.",
-    "language_model.textExtractor.": "bert.model.",
-    "block.layers.0.": "head.block.",
-    "bottleneck_image.": "head.neck_image.",
-    "bottleneck_text.": "head.neck_text.",
-    "W": "head.classifier",
-}
-UNUSED = ("bert.model.pooler.", "bert.model.embeddings.position_ids")
-
-
-def import_official(path: str | Path, image_size: tuple[int, int] | None = None, **settings: Any) -> CFine:
-    """The model in an official checkpoint (`best_model.pth.tar`); sizes and identities are read off its tensors.
-
-    image_size: (height, width), needed where the patches are not a square. settings: fields of `CFineConfig.paper()`.
-    Raises CheckpointError where names or shapes do not fit.
-    """
-    content = read_content(path)
-    if isinstance(content, dict) and isinstance(content.get("network"), dict):  # W lies beside the network
-        content = {"W": content.get("W")} | content["network"]
-    if not isinstance(content, dict) or not isinstance(content.get("W"), Tensor):
-        raise CheckpointError(f"{path} should hold W, the classifier's weights, beside the network.")
-    state = our_names(plain_state(content, path))
-    vision = {name.removeprefix("clip.model."): tensor for name, tensor in state.items()}
-    with fitting(path):
-        clip = clip_like(vision, image_size)
-        text = TextEncoder(_bert_like(state), CFineConfig.paper().text_encoder, CFineConfig.paper().text_length)
-        sizes = {"image_size": clip.image_size, "heads": max(text.width // 64, 1)}
-        config = CFineConfig.paper().replace(**sizes | settings)
-        model = CFine(config, state["head.classifier"].shape[-1], clip=clip, text=text)
-    load_state(model, state, source=path)
-    return model
-
-
-def our_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Official names as ours, without what is never used. Names that are not known stay, to be refused."""
-    renamed = {}
-    for name, tensor in state.items():
-        prefix = next((prefix for prefix in OFFICIAL if name.startswith(prefix)), "")
-        renamed[OFFICIAL.get(prefix, "") + name.removeprefix(prefix)] = tensor
-    return {name: tensor for name, tensor in renamed.items() if not name.startswith(UNUSED)}
-
-
-def _bert_like(state: dict[str, Tensor]) -> nn.Module:
-    """A BERT with random weights of the sizes in `state`, heads 64 wide."""
-    bert = {name.removeprefix("bert.model."): tensor for name, tensor in state.items()}
-    try:
-        vocab, width = bert["embeddings.word_embeddings.weight"].shape
-        return build_bert(
-            vocab_size=vocab,
-            hidden_size=width,
-            num_hidden_layers=len({name.split(".")[2] for name in bert if name.startswith("encoder.layer.")}),
-            num_attention_heads=max(width // 64, 1),
-            intermediate_size=len(bert["encoder.layer.0.intermediate.dense.weight"]),
-            max_position_embeddings=len(bert["embeddings.position_embeddings.weight"]),
-            type_vocab_size=len(bert["embeddings.token_type_embeddings.weight"]),
-        )
-    except KeyError as error:
-        raise CheckpointError(f"The checkpoint has no BERT text encoder: {error.args[0]} is missing.") from error

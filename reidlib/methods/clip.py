@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from reidlib.backbones import create_clip
+from reidlib.backbones import CLIP, create_clip
 from reidlib.config import Config
 from reidlib.errors import ConfigError
 from reidlib.losses import both_ways, identity_targets, itc, sdm
@@ -47,11 +47,14 @@ class ClipConfig(Config):
 
 
 class Clip(Method):
-    """Cosine similarity of CLIP's two pooled features; one image tower sees photos and sketches alike."""
+    """Cosine similarity of CLIP's two pooled features; one image tower sees photos and sketches alike.
+
+    clip: a model to use in place of the one that `config` names.
+    """
 
     name = "clip"
 
-    def __init__(self, config: ClipConfig, num_classes: int = 0):
+    def __init__(self, config: ClipConfig, num_classes: int = 0, *, clip: CLIP | None = None):
         super().__init__()
         unknown = set(config.views) - {"text", "sketch"}
         if unknown or not config.views or config.loss not in ("itc", "sdm"):
@@ -59,7 +62,7 @@ class Clip(Method):
                 f"clip takes loss 'itc' or 'sdm', views of 'text' and 'sketch'; got {config.loss!r} and {config.views}."
             )
         self.config = config
-        self.clip = create_clip(config.backbone, config.image_size, config.pretrained)
+        self.clip = clip or create_clip(config.backbone, config.image_size, config.pretrained)
         self.queries = ("text", "sketch") if len(config.views) == 2 else config.views
         self.needs = tuple({"text": "captions", "sketch": "sketches"}[view] for view in config.views)
 

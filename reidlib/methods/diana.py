@@ -1,9 +1,7 @@
 """DiaNA: search by conversation; learned queries draw the same attributes out of pictures and dialogues (CVPR 2025)."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -11,26 +9,21 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from reidlib.backbones.clip import create_clip
-from reidlib.backbones.transformers import TransformerTowers, official_sizes
+from reidlib.backbones.transformers import TransformerTowers
 from reidlib.backbones.turns import ClipTowers
 from reidlib.config import Config
 from reidlib.data import transforms
 from reidlib.data.dialogues import CAPTION_QUESTIONS, SYSTEM, Dialogue, clean_caption
 from reidlib.data.transforms import CLIP as CLIP_STATISTICS
-from reidlib.errors import CheckpointError, ConfigError
+from reidlib.errors import ConfigError
 from reidlib.losses import both_ways, identity_targets, itc, sdm
 from reidlib.methods.base import Method
-from reidlib.weights import fitting, load_state, read
+from reidlib.weights import load_state
 
 MODES = ("global", "local", "all")
 REDUCTIONS = ("avg", "max", "min", "lsp_max", "lsp_min")
 SDM_EPS = 1e-6
 MAX_SCALE = math.log(100)
-OFFICIAL_NAMES = {  # what official names begin with -> what ours do
-    "vision_model.": "towers.vision.",
-    "llama.": "towers.language.",
-    "refiner.query_token": "refiner.attr_query_token",
-}
 
 
 @dataclass
@@ -399,49 +392,6 @@ def create_towers(config: DianaConfig) -> nn.Module:
         caption_questions=config.caption_questions,
         max_length=config.max_length,
     )
-
-
-def import_official(
-    path: str | Path, image_size: tuple[int, int] = (384, 192), system: str = SYSTEM, **overrides: Any
-) -> DiaNA:
-    """The model of an official checkpoint folder: config.json, .safetensors files and the tokenizer.
-
-    Sizes come from config.json and the tensors, so the towers' own weights are not needed. The folder does not hold
-    the picture size or the system prompt that the model was trained with; the official prompt can be given as `system`.
-    overrides: fields of DianaConfig, whose `paper` preset the rest follows. CheckpointError if anything is missing.
-    """
-    if not official_sizes(path):
-        raise CheckpointError(f"{path} should hold a config.json with llama_config and vision_config.")
-    state = {_renamed(name): tensor for name, tensor in read(path).items()}
-    if "refiner.attr_query_token" not in state:
-        raise CheckpointError(f"{path} should hold refiner.attr_query_token; it has no refiner.")
-    with fitting(path):
-        _, num_queries, embed_dim = state["refiner.attr_query_token"].shape
-    sizes = {
-        "towers": "transformers",
-        "image_tower": str(path),
-        "text_tower": str(path),
-        "image_size": image_size,
-        "system": system,
-        "embed_dim": embed_dim,
-        "num_queries": num_queries,
-        "refiner_layers": _count_layers(state, "refiner.transformer.resblocks."),
-    }
-    with fitting(path):
-        model = DiaNA(DianaConfig.preset("paper", **(sizes | overrides)))
-    load_state(model, state, source=path)
-    return model
-
-
-def _renamed(name: str) -> str:
-    for old, new in OFFICIAL_NAMES.items():
-        if name.startswith(old):
-            return new + name.removeprefix(old)
-    return name
-
-
-def _count_layers(names: Iterable[str], prefix: str) -> int:
-    return len({name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix)})
 
 
 def _check(config: DianaConfig) -> None:

@@ -1,10 +1,8 @@
 """InteractReID: search by a sketch and a sentence, the sketch entering the sentence as a pseudo-word (ICME 2025)."""
 
 import copy
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -12,14 +10,12 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from reidlib.backbones.clip import CLIP, PAD, create_clip, trim
-from reidlib.backbones.openai import clip_like
 from reidlib.config import Config, nearest
 from reidlib.data.dialogues import clean_caption
 from reidlib.data.transforms import IMAGENET
 from reidlib.errors import CheckpointError, ConfigError, DataError
 from reidlib.losses import identity_targets, infonce, nitc, ritc
 from reidlib.methods.base import Method
-from reidlib.weights import fitting, load_state, read
 
 PLACEHOLDER = "*"
 PROMPT = "a photo of *"
@@ -380,41 +376,3 @@ def _check_composition(name: str) -> str:
     if name not in COMPOSITIONS:
         raise ConfigError(f"There is no composition {name!r}; {nearest(name, COMPOSITIONS)}.")
     return name
-
-
-# -- official checkpoints ------------------------------------------------------------------------------------------
-
-# The files hold their settings in a class of the package easydict, which is not needed to read them: torch's restricted
-# unpickler fills no class but its own few dictionaries, so the name stands for one of those.
-_EasyDict = type("EasyDict", (), {"__module__": "easydict", "__new__": lambda cls: OrderedDict()})
-
-
-def import_official(path: str | Path, **settings: Any) -> InteractReIDAdapt | InteractReIDInvert:
-    """The model in an official checkpoint: stage 2 where it holds a mapping network, else stage 1.
-
-    settings: fields of that stage's config. Sizes come from the tensors. Raises CheckpointError for a file that is
-    damaged, has missing or unexpected names, or holds anything but tensors and settings.
-    """
-    state = _our_names(read(path, "model", allow=[_EasyDict]))
-    towers = {name.removeprefix("clip.model."): value for name, value in state.items()}
-    with fitting(path):
-        clip = clip_like(towers, settings.get("image_size"))
-        settings = {"image_size": clip.image_size} | settings
-        if "mapping.fc_out.weight" in state:
-            hidden = state["mapping.fc_out.weight"].shape[1]
-            model = InteractReIDInvert(InvertConfig.paper().replace(mapping_width=hidden, **settings), clip=clip)
-        else:
-            model = InteractReIDAdapt(AdaptConfig.paper().replace(**settings), clip=clip)
-    load_state(model, state, source=path)
-    return model
-
-
-def _our_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Official names, of either stage or of OpenAI's release, as ours."""
-    dropped = {"input_resolution", "context_length", "vocab_size"}
-    names = {name: name.removeprefix("tbps_clip.").removeprefix("encode_text.") for name in state}
-    return {
-        name if name.startswith("mapping.") else f"clip.model.{name}": state[official]
-        for official, name in names.items()
-        if name not in dropped
-    }

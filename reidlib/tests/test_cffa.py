@@ -1,6 +1,4 @@
-"""CFFA as a method: embeddings, options, groups, awkward captions, mixed precision, official checkpoints."""
-
-from pathlib import Path
+"""CFFA as a method: embeddings, options, groups, awkward captions, mixed precision."""
 
 import pytest
 import torch
@@ -9,13 +7,12 @@ from torch.testing import assert_close
 
 from reidlib.data import load
 from reidlib.data.batches import data_pixels
-from reidlib.errors import CheckpointError, ConfigError
+from reidlib.errors import ConfigError
 from reidlib.evaluation import Encoder, evaluate, tasks
 from reidlib.methods import cffa
-from reidlib.methods.cffa import CFFA, CFFAConfig, group_of, import_official, select_patches, select_words
+from reidlib.methods.cffa import CFFA, CFFAConfig, group_of, select_patches, select_words
 from reidlib.paths import run_dir
 from reidlib.runs import load_model
-from reidlib.tests import official_names as names
 from reidlib.training import fit
 
 CAPTIONS = ["a man in a red coat and black shoes", "woman", "a boy with a bag", "the same boy, seen from behind"]
@@ -188,87 +185,3 @@ def test_training_finds_people_and_its_model_loads_again(toy_root):
     assert after > before + 2.5  # measured: 4.2; without a step nothing changes
     again = load_model("test-cffa")
     assert_close(Encoder(again, encoder.pixels).texts(CAPTIONS), Encoder(model, encoder.pixels).texts(CAPTIONS))
-
-
-# -- official checkpoints ------------------------------------------------------------------------------------------
-
-
-def irra(width: int = 64) -> dict[str, Tensor]:
-    image = names.image_tower(width, blocks=2, patch=16, patches=6) | {"proj": torch.randn(width, width)}
-    state = names.prefixed("base_model.", names.prefixed("visual.", image) | names.text_tower(width, 1, width))
-    state |= names.linear("classifier", width, 9) | names.attention("cross_attn", width)
-    state |= names.transformer("cross_modal_transformer", width, 3)
-    for norm in ("ln_pre_t", "ln_pre_i", "ln_post", "mlm_head.ln"):
-        state |= names.norm(norm, width)
-    return state | names.linear("mlm_head.dense", width, width) | names.linear("mlm_head.fc", width, 49408)
-
-
-def local_layers(width: int = 64, dim: int = 96) -> dict[str, Tensor]:
-    state = {}
-    for layer, projections in (("visul_emb_layer", ("linear", "fc")), ("texual_emb_layer", ("linear",))):
-        for projection in projections:
-            state |= names.linear(f"{layer}.{projection}", width, dim)
-        state |= names.linear(f"{layer}.mlp.layers.0", width, dim // 2)
-        state |= names.linear(f"{layer}.mlp.layers.1", dim // 2, dim)
-        state |= names.batch_norm(f"{layer}.mlp.bns.0", dim // 2) | names.batch_norm(f"{layer}.mlp.bns.1", dim)
-    return state
-
-
-def saved(folder: Path, state: dict[str, Tensor]) -> Path:
-    torch.save({"model": state, "epoch": 3, "iteration": 10}, folder / "best.pth")
-    return folder / "best.pth"
-
-
-@torch.no_grad()
-@pytest.mark.parametrize(("prefix", "half"), [("", True), ("module.", False)])
-def test_official_checkpoint(tmp_path, prefix, half):
-    state = {**irra(), **local_layers()}
-    state = {name: t.half() if half and t.is_floating_point() else t for name, t in state.items()}
-    model = import_official(saved(tmp_path, names.prefixed(prefix, state)), image_size=(48, 32)).eval()
-    assert (model.config.mlm_layers, model.config.local_dim, model.config.heads) == (3, 96, 1)
-    assert model.clip.model.transformer.resblocks[0].attn.dropout == model.config.text_dropout == 0.05
-    own = model.state_dict()
-    for ours, theirs in {
-        "clip.model.visual.conv1.weight": "base_model.visual.conv1.weight",
-        "clip.model.text_projection": "base_model.text_projection",
-        "head.classifier.bias": "classifier.bias",
-        "head.image_local.project.weight": "visul_emb_layer.fc.weight",
-        "head.text_local.project.weight": "texual_emb_layer.linear.weight",
-        "head.text_local.mlp.3.bias": "texual_emb_layer.mlp.layers.1.bias",
-        "head.image_local.mlp.1.running_mean": "visul_emb_layer.mlp.bns.0.running_mean",
-        "head.reasoning.mlm_head.fc.weight": "mlm_head.fc.weight",
-    }.items():
-        assert_close(own[ours], state[theirs].float())
-    assert model.embed_image(torch.randn(2, 3, 48, 32)).shape == (2, 64 + 96)
-    assert model.embed_text(model.tokenize(CAPTIONS)).isfinite().all()
-
-
-@torch.no_grad()
-def test_irra_is_cffa_without_local_features(tmp_path):
-    model = import_official(saved(tmp_path, irra()), image_size=(48, 32)).eval()
-    assert model.config.local_dim == 0
-    ids = model.tokenize(CAPTIONS)
-    assert_close(model.embed_text(ids), torch.nn.functional.normalize(model.clip.encode_text(ids), dim=1))
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        (lambda state: state.pop("ln_post.weight"), "missing: head.reasoning.ln_post.weight"),
-        (lambda state: state.pop("base_model.visual.conv1.weight"), "conv1.weight is missing"),
-        (lambda state: state.pop("texual_emb_layer.linear.bias"), "missing: head.text_local.project.bias"),
-        (lambda state: state.update(extra=torch.zeros(1)), "unexpected: extra"),
-        (lambda state: state.update({"classifier.bias": torch.zeros(8)}), r"classifier.bias \(8,\) instead of \(9,\)"),
-        (lambda state: state.pop("classifier.weight"), "missing: head.classifier.weight"),
-    ],
-)
-def test_official_checkpoint_that_does_not_fit(tmp_path, change, told):
-    state = {**irra(), **local_layers()}
-    change(state)
-    with pytest.raises(CheckpointError, match=told):
-        import_official(saved(tmp_path, state), image_size=(48, 32))
-
-
-def test_pictures_of_another_size_are_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="6 patches of 16 pixels"):
-        import_official(saved(tmp_path, irra()))

@@ -1,6 +1,4 @@
-"""CFine as a method: embeddings, options, groups, awkward captions, mixed precision, official checkpoints."""
-
-from pathlib import Path
+"""CFine as a method: embeddings, options, groups, awkward captions, mixed precision."""
 
 import pytest
 import torch
@@ -10,13 +8,12 @@ from torch.testing import assert_close
 from reidlib.backbones.bert import create_text_encoder
 from reidlib.data import load
 from reidlib.data.batches import data_pixels
-from reidlib.errors import CheckpointError, ConfigError, ReidError
+from reidlib.errors import ConfigError, ReidError
 from reidlib.evaluation import Encoder, evaluate, tasks
 from reidlib.methods import cfine
-from reidlib.methods.cfine import CFine, CFineConfig, import_official
+from reidlib.methods.cfine import CFine, CFineConfig
 from reidlib.paths import run_dir
 from reidlib.runs import load_model
-from reidlib.tests import official_names as names
 from reidlib.training import fit
 
 CAPTIONS = ["a man in a red coat and black shoes", "woman", "a boy with a bag", "the same boy, seen from behind"]
@@ -152,87 +149,3 @@ def test_training_finds_people_and_its_model_loads_again(toy_root):
     assert after > before + 20
     again = load_model("test-cfine")
     assert_close(Encoder(again, encoder.pixels).texts(CAPTIONS), Encoder(model, encoder.pixels).texts(CAPTIONS))
-
-
-# -- official checkpoints ------------------------------------------------------------------------------------------
-
-
-def official(width: int = 64) -> dict[str, Tensor]:
-    layer = {}
-    for part in ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"):
-        layer |= names.linear(part, width, width)
-    layer |= names.norm("attention.output.LayerNorm", width) | names.norm("output.LayerNorm", width)
-    layer |= names.linear("intermediate.dense", width, 96) | names.linear("output.dense", 96, width)
-    text = {
-        "embeddings.word_embeddings.weight": torch.randn(50, width),
-        "embeddings.position_embeddings.weight": torch.randn(120, width),
-        "embeddings.token_type_embeddings.weight": torch.randn(2, width),
-        **names.norm("embeddings.LayerNorm", width),
-        **names.prefixed("encoder.layer.0.", layer),
-        **names.prefixed("encoder.layer.1.", layer),
-        **names.linear("pooler.dense", width, width),
-    }
-    block = names.attention("self_attn", width) | names.attention("attn", width)
-    block |= names.linear("mlp.c_fc", width, 4 * width) | names.linear("mlp.c_proj", 4 * width, width)
-    for norm in ("ln_0", "ln_1", "ln_2"):
-        block |= names.norm(norm, width)
-    return {
-        **names.prefixed("image_model.clip_model.", names.image_tower(width, blocks=2, patch=16, patches=16)),
-        **names.prefixed("language_model.textExtractor.", text),
-        **names.prefixed("block.layers.0.", block),
-        **names.batch_norm("bottleneck_image", width),
-        **names.batch_norm("bottleneck_text", width),
-    }
-
-
-def saved(path: Path, network: dict[str, Tensor], classifier: Tensor | None) -> Path:
-    content = {"network": network, "epoch": 3, "optimizer": {"state": {}}}
-    if classifier is not None:
-        content["W"] = torch.nn.Parameter(classifier)
-    torch.save(content, path / "best_model.pth.tar")
-    return path / "best_model.pth.tar"
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("prefix", ["", "module."])
-@pytest.mark.parametrize("half", [False, True])
-def test_official_checkpoint(tmp_path, prefix, half):
-    state, classifier = official(), torch.randn(64, 11)
-    kept = {name: t.half() if half and t.is_floating_point() else t for name, t in state.items()}
-    model = import_official(saved(tmp_path, names.prefixed(prefix, kept), classifier)).eval()
-    assert model.image_size == (64, 64) and model.config.heads == 1
-    own = model.state_dict()
-    for ours, theirs in {
-        "clip.model.visual.transformer.resblocks.1.mlp.c_fc.bias": "image_model.clip_model."
-        "transformer.resblocks.1.mlp.c_fc.bias",
-        "bert.model.encoder.layer.1.output.dense.weight": "language_model.textExtractor."
-        "encoder.layer.1.output.dense.weight",
-        "head.block.self_attn.in_proj_weight": "block.layers.0.self_attn.in_proj_weight",
-        "head.neck_text.running_var": "bottleneck_text.running_var",
-    }.items():
-        assert_close(own[ours], kept[theirs].float())
-    assert_close(own["head.classifier"], classifier)
-    assert model.embed_image(torch.randn(2, 3, 64, 64)).shape == (2, 192)
-    assert model.embed_text(torch.randint(1, 50, (2, 100))).isfinite().all()
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        (lambda state: state.pop("block.layers.0.ln_1.weight"), "missing: head.block.ln_1.weight"),
-        (lambda state: state.pop("image_model.clip_model.conv1.weight"), "conv1.weight is missing"),
-        (lambda state: state.pop("language_model.textExtractor.embeddings.word_embeddings.weight"), "no BERT"),
-        (lambda state: state.update(extra=torch.zeros(1)), "unexpected: extra"),
-        (lambda state: state.update(W=torch.zeros(7, 64)), r"head.classifier \(7, 64\) instead of \(64, 64\)"),
-    ],
-)
-def test_official_checkpoint_that_does_not_fit(tmp_path, change, told):
-    state = official()
-    change(state)
-    with pytest.raises(CheckpointError, match=told):
-        import_official(saved(tmp_path, state, torch.randn(64, 11)))
-
-
-def test_official_checkpoint_without_classifier(tmp_path):
-    with pytest.raises(CheckpointError, match="W"):
-        import_official(saved(tmp_path, official(), None))

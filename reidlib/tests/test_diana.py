@@ -12,7 +12,7 @@ from reidlib.backbones.transformers import LLAMA, SWINV2, TransformerTowers
 from reidlib.benchmarks.shapes import Unfilled
 from reidlib.data import PersonData, load
 from reidlib.data.batches import data_pixels
-from reidlib.errors import CheckpointError, ConfigError
+from reidlib.errors import ConfigError
 from reidlib.evaluation import Encoder, evaluate
 from reidlib.evaluation.protocols import dialogue_task, text_task
 from reidlib.methods.diana import (
@@ -22,7 +22,6 @@ from reidlib.methods.diana import (
     DianaConfig,
     DiaNAPretrain,
     DianaPretrainConfig,
-    import_official,
     refined_similarity,
 )
 from reidlib.runs import load_model, trained
@@ -345,8 +344,3 @@ def test_towers_read_from_a_folder(tmp_path):
 def test_settings_that_do_not_fit_are_named(fields: dict, told: str):
     with pytest.raises(ConfigError, match=told):
         build(**fields)
-
-
-def test_a_folder_that_is_no_official_checkpoint_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match="config.json"):
-        import_official(tmp_path)

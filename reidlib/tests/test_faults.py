@@ -25,7 +25,7 @@ from reidlib.evaluation import Ranks
 from reidlib.methods.clip import Clip, ClipConfig
 from reidlib.methods.diana import DiaNA, DianaConfig
 from reidlib.methods.interactreid import InteractReIDInvert, InvertConfig
-from reidlib.methods.interactreid import import_official as import_interactreid
+from reidlib.official import import_official
 from reidlib.retrieval import QuerySession, encode_folder
 from reidlib.retrieval.report import write_csv, write_report
 from reidlib.runs import Run, load_model
@@ -311,8 +311,8 @@ def test_a_run_of_another_method_is_named(trained):
         InteractReIDInvert.from_stage1(InvertConfig.preset("toy", backbone="toy-random"), other)
     with pytest.raises(CheckpointError, match="02_clip does not fit DiaNA; missing: "):
         DiaNA(DianaConfig.preset("toy", backbone="toy-random")).start_from(other.state_dict(), source="02_clip")
-    with pytest.raises(CheckpointError, match="no CLIP image tower"):
-        import_interactreid(trained)
+    with pytest.raises(CheckpointError, match="is no checkpoint of cffa"):
+        import_official("cffa", trained)
     with pytest.raises(ReidError, match="leaves its folder"):
         load_model("02_clip", "../../elsewhere")
 

@@ -7,7 +7,7 @@ import pickle
 import struct
 import subprocess
 import zipfile
-from functools import cache
+from functools import cache, partial
 from html.parser import HTMLParser
 
 import numpy as np
@@ -20,13 +20,14 @@ from safetensors.torch import save as to_safetensors
 from reidlib import data, paths, runner
 from reidlib.cli import main
 from reidlib.errors import CheckpointError, ConfigError, DataError, ReidError
-from reidlib.methods import METHODS, cffa, cfine, config_class, diana, interactreid
+from reidlib.methods import METHODS, config_class
 from reidlib.methods.clip import Clip, ClipConfig
+from reidlib.official import import_official
 from reidlib.retrieval import Gallery, GalleryIndex, QuerySession, QuestionBank
 from reidlib.retrieval.embedder import Embedder
 from reidlib.runner import parse_value, plan, select
 from reidlib.runs import load_model, searcher
-from reidlib.tests import test_cffa, test_cfine, test_interactreid
+from reidlib.tests import test_official
 from reidlib.tests.attribute_model import QUESTIONS, AttributeModel, make_gallery, picture
 from reidlib.tests.test_golden_diana import write_official
 from reidlib.tests.test_runner import write
@@ -41,6 +42,8 @@ PLAIN = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3) | st.tuples(inner, inner),
     max_leaves=5,
 )
+
+FILES = ("cfine", "cffa", "interactreid")
 
 
 # -- checkpoints ---------------------------------------------------------------------------------------------------
@@ -71,7 +74,7 @@ def test_no_checkpoint_runs_code(tmp_path, protocol, wrap):
             file.write_bytes(pickle.dumps(content, protocol))
         else:
             torch.save(content, file, pickle_protocol=max(protocol, 2))
-        for read in (read_weights, cfine.import_official, cffa.import_official, interactreid.import_official):
+        for read in (read_weights, *(partial(import_official, kind) for kind in FILES)):
             with pytest.raises(CheckpointError, match="was not opened|damaged"):
                 read(file)
     assert not sprung.exists()
@@ -138,35 +141,19 @@ def test_files_that_promise_too_much_are_refused(tmp_path):
 @pytest.mark.filterwarnings("ignore:Validating sparse")
 def test_files_without_weights_are_refused(tmp_path, content):
     torch.save(content, tmp_path / "a.pt")
-    for read in (cfine.import_official, cffa.import_official, interactreid.import_official):
+    for kind in FILES:
         with pytest.raises(CheckpointError):
-            read(tmp_path / "a.pt")
+            import_official(kind, tmp_path / "a.pt")
 
 
-OFFICIAL = {
-    "cfine": (cfine.import_official, "network", lambda: test_cfine.official() | {"W": torch.randn(64, 11)}, {}),
-    "cffa": (
-        cffa.import_official,
-        "model",
-        lambda: test_cffa.irra() | test_cffa.local_layers(),
-        {"image_size": (48, 32)},
-    ),
-    "interactreid": (
-        interactreid.import_official,
-        "model",
-        lambda: test_interactreid.official_state(test_interactreid.invert()),
-        {"image_size": test_interactreid.SIZE},
-    ),
-}
 SHAPES = st.lists(st.sampled_from([0, 1, 2, 3, 16, 64, 65]), max_size=5)
 DTYPES = st.sampled_from([torch.float16, torch.float64, torch.int64, torch.bool, torch.complex64])
 
 
 @pytest.mark.filterwarnings("ignore:Validating sparse", "ignore:Initializing zero-element")
-@pytest.mark.parametrize("method", OFFICIAL)
-def test_any_changed_weights_load_or_say_why(tmp_path, method):
-    load, key, make, sizes = OFFICIAL[method]
-    whole = make()
+@pytest.mark.parametrize("kind", FILES)
+def test_any_changed_weights_load_or_say_why(tmp_path, kind):
+    key, whole = "network" if kind == "cfine" else "model", test_official.MAKE[kind]()
     # Large tables take long to write and are like any other weight.
     places = sorted(name for name, tensor in whole.items() if tensor.numel() < 50_000)
 
@@ -187,7 +174,7 @@ def test_any_changed_weights_load_or_say_why(tmp_path, method):
                 state[name] = data.draw(st.sampled_from([None, "x", [1], {}, torch.zeros(2).to_sparse()]))
         torch.save({key: state}, tmp_path / "official.pth")
         try:
-            load(tmp_path / "official.pth", **sizes)
+            import_official(kind, tmp_path / "official.pth", **test_official.SIZES.get(kind, test_official.TALL))
         except CheckpointError as error:
             assert len(str(error)) < 2000
 
@@ -207,7 +194,7 @@ def test_any_changed_official_folder_loads_or_says_why(tmp_path):
         sizes[place] = data.draw(st.sampled_from([None, "x", -1, 0, 1, 3, 0.5, [], [1], {}, True]))
         (tmp_path / "config.json").write_text(json.dumps(changed))
         try:
-            diana.import_official(tmp_path, (64, 64))
+            import_official("diana", tmp_path, image_size=(64, 64))
         except ReidError as error:
             assert len(str(error)) < 2000
 

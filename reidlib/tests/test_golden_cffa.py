@@ -7,7 +7,8 @@ from torch.nn.functional import normalize
 from torch.testing import assert_close
 
 from reidlib.losses import association_factor, mal
-from reidlib.methods.cffa import CFFAConfig, Features, Head, our_names
+from reidlib.methods.cffa import CFFAConfig, Features, Head
+from reidlib.official import NAMES, renamed
 from reidlib.tests.golden_arrays import arrays, under
 
 GOLDEN = arrays("cffa")
@@ -19,7 +20,8 @@ def agrees(name: str, value: Tensor) -> None:
 
 
 def head() -> Head:
-    state = {name.removeprefix("head."): tensor for name, tensor in our_names(under(GOLDEN, "param/")).items()}
+    ours = renamed(under(GOLDEN, "param/"), NAMES["irra"])
+    state = {name.removeprefix("head."): tensor for name, tensor in ours.items()}
     num_classes, width = state["classifier.weight"].shape
     layers = sum(name.endswith(".ln_1.weight") for name in state)
     config = CFFAConfig.paper().replace(

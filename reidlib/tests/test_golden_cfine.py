@@ -6,7 +6,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from reidlib.losses import cmpc, cmpm, diversity, hardest_ranking
-from reidlib.methods.cfine import CFineConfig, Features, Head, cross_grained, fine_grained, our_names
+from reidlib.methods.cfine import CFineConfig, Features, Head, cross_grained, fine_grained
+from reidlib.official import NAMES, renamed
 from reidlib.tests.golden_arrays import arrays, under
 
 GOLDEN = arrays("cfine")
@@ -18,7 +19,7 @@ def agrees(name: str, value: Tensor) -> None:
 
 
 def head() -> Head:
-    state = our_names(under(GOLDEN, "param/"))
+    state = renamed(under(GOLDEN, "param/"), NAMES["cfine"])
     width, num_classes = state["head.classifier"].shape
     config = CFineConfig.paper().replace(heads={48: 4, 96: 6}.get(width, max(width // 16, 1)))
     made = Head(config, width, num_classes)

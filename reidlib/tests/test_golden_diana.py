@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from reidlib.methods.diana import REDUCTIONS, DiaNA, import_official, refined_similarity
+from reidlib.methods.diana import REDUCTIONS, DiaNA, refined_similarity
+from reidlib.official import import_official
 from reidlib.tests.golden_arrays import arrays, golden_dir, under
 
 TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
@@ -45,7 +46,7 @@ def write_official(folder: Path, renamed: dict[str, str] | None = None) -> Path:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> DiaNA:
     size = tuple(arrays("diana")["in/pixel_values"].shape[-2:])
-    return import_official(write_official(tmp_path_factory.mktemp("official")), size).eval()
+    return import_official("diana", write_official(tmp_path_factory.mktemp("official")), image_size=size)
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,6 @@ def test_losses_and_gradients(model: DiaNA, batch: dict[str, Tensor]):
 def test_the_older_name_of_the_queries_is_read_and_their_number_comes_from_the_tensor(tmp_path: Path, model: DiaNA):
     size = tuple(arrays("diana")["in/pixel_values"].shape[-2:])
     folder = write_official(tmp_path, {"refiner.attr_query_token": "refiner.query_token"})
-    older = import_official(folder, size)
+    older = import_official("diana", folder, image_size=size)
     assert older.config.num_queries == arrays("diana")["param/refiner.attr_query_token"].shape[1]
     assert torch.equal(older.refiner.attr_query_token, model.refiner.attr_query_token)

@@ -9,10 +9,10 @@ from reidlib.backbones.clip import CLIP
 from reidlib.methods.interactreid import (
     InteractReIDInvert,
     InvertConfig,
-    _our_names,
     adaptation_losses,
     inversion_losses,
 )
+from reidlib.official import NAMES, renamed
 from reidlib.tests.golden_arrays import arrays, under, wave_embedding
 from reidlib.weights import load_state
 
@@ -65,7 +65,7 @@ def model(found) -> InteractReIDInvert:
     model = InteractReIDInvert(config, clip=CLIP(clip, open_clip.SimpleTokenizer(context_length=length)))
     state = {name.replace("text.", "encode_text.", 1): value for name, value in under(found, "param/").items()}
     state["encode_text.token_embedding.weight"] = wave_embedding(49408, width)
-    load_state(model, _our_names(state), optional=("clip.model.visual.", "clip.model.logit_scale"))
+    load_state(model, renamed(state, NAMES["tbps"]), optional=("clip.model.visual.", "clip.model.logit_scale"))
     return model.eval()
 
 

@@ -1,8 +1,6 @@
-"""InteractReID's two stages on a tiny CLIP: passes, placement of the pseudo-word, freezing, composition, import."""
+"""InteractReID's two stages on a tiny CLIP: passes, placement of the pseudo-word, freezing, composition."""
 
 import dataclasses
-import sys
-import types
 
 import open_clip
 import pytest
@@ -14,7 +12,7 @@ from torch.nn.functional import normalize
 from reidlib.backbones.clip import CLIP
 from reidlib.data import load
 from reidlib.data.batches import data_pixels
-from reidlib.errors import CheckpointError, ConfigError, DataError
+from reidlib.errors import ConfigError, DataError
 from reidlib.evaluation import Encoder, evaluate
 from reidlib.evaluation.protocols import composed_task, sketch_task, text_task
 from reidlib.methods import interactreid
@@ -26,7 +24,6 @@ from reidlib.methods.interactreid import (
     InteractReIDInvert,
     InvertConfig,
     adaptation_losses,
-    import_official,
     inversion_losses,
 )
 from reidlib.runs import load_model
@@ -353,95 +350,6 @@ def test_published_settings():
     assert (one.epochs, one.warmup_epochs, two.epochs, two.warmup_epochs) == (5, 1, 20, 5)
     assert two.batch_size == 32 and two.replace(**PKU_SKETCH).batch_size == 16
     assert InteractReIDAdapt.mean == (0.485, 0.456, 0.406)
-
-
-# -- official checkpoints ------------------------------------------------------------------------------------------
-
-
-def official_state(model) -> dict[str, torch.Tensor]:
-    """A model's weights under the official names of its stage."""
-    prefix = "tbps_clip." if hasattr(model, "mapping") else ""
-    state = {}
-    for name, value in model.state_dict().items():
-        short = name.removeprefix("clip.model.")
-        if name.startswith("mapping."):
-            state[name] = value
-        elif short == "logit_scale" or short.startswith("visual."):
-            state[prefix + short] = value
-        else:
-            state[f"{prefix}encode_text.{short}"] = value
-    return state
-
-
-@pytest.fixture
-def save(tmp_path, monkeypatch):
-    """Writes a checkpoint as the official code does: with an EasyDict, whose package is gone when it is read."""
-
-    def write(state, **extra):
-        class EasyDict(dict):
-            def __init__(self, **values):
-                super().__init__(**values)
-                self.__dict__.update(values)
-
-        EasyDict.__module__, EasyDict.__qualname__ = "easydict", "EasyDict"
-        module = types.ModuleType("easydict")
-        module.EasyDict = EasyDict
-        content = {"model": state, "optimizer": {"param_groups": []}, "epoch": 4}
-        content["config"] = EasyDict(schedule=EasyDict(lr=1e-4, names=["a"]), device="cuda")
-        with monkeypatch.context() as patch:
-            patch.setitem(sys.modules, "easydict", module)
-            torch.save(content | extra, tmp_path / "official.pth")
-        return tmp_path / "official.pth"
-
-    return write
-
-
-@pytest.mark.parametrize("make", [adapt, invert])
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_import_of_either_stage(save, make, prefix):
-    model = make().eval()
-    path = save({prefix + name: value for name, value in official_state(model).items()})
-    loaded = import_official(path, image_size=SIZE).eval()
-    assert type(loaded) is type(model)
-    for name, value in model.state_dict().items():
-        assert torch.equal(loaded.state_dict()[name], value), name
-    batch = batch_for(model)
-    ids = model.tokenize_feedback(WORDS)
-    torch.testing.assert_close(loaded.compose(batch["sketches"], ids), model.compose(batch["sketches"], ids))
-
-
-def test_import_of_halves_and_of_openai_names(save):
-    model = adapt()
-    state = {name.removeprefix("encode_text."): value.half() for name, value in official_state(model).items()}
-    state |= {name: torch.tensor(7) for name in ("input_resolution", "context_length", "vocab_size")}
-    loaded = import_official(save(state), image_size=SIZE)
-    for name, value in model.state_dict().items():
-        assert torch.equal(loaded.state_dict()[name], value.half().float())
-
-
-def test_import_refuses_what_does_not_fit(save, tmp_path):
-    state = official_state(invert())
-    with pytest.raises(CheckpointError, match="missing: mapping.layers.0.0.bias"):
-        import_official(save({k: v for k, v in state.items() if k != "mapping.layers.0.0.bias"}), image_size=SIZE)
-    with pytest.raises(CheckpointError, match=r"visual\.conv1\.weight is missing"):
-        import_official(save({k: v for k, v in state.items() if "conv1" not in k}), image_size=SIZE)
-    with pytest.raises(CheckpointError, match="unexpected: clip.model.teacher"):
-        import_official(save(state | {"tbps_clip.teacher": torch.zeros(1)}), image_size=SIZE)
-    with pytest.raises(CheckpointError, match="8 patches of 8 pixels"):
-        import_official(save(state), image_size=(64, 64))
-
-
-class Foreign:
-    """What a stranger's file may hold: something that runs when it is unpickled."""
-
-    def __reduce__(self):
-        return print, ("this must never run",)
-
-
-def test_import_runs_nothing_in_the_file(save, capsys):
-    with pytest.raises(CheckpointError, match="holds objects other than tensors"):
-        import_official(save(official_state(adapt()), foreign=Foreign()))
-    assert "never" not in capsys.readouterr().out
 
 
 # -- both stages, end to end ---------------------------------------------------------------------------------------
