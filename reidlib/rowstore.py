@@ -101,6 +101,14 @@ class RowStore:
             fits &= found["stamp"] == _marks(keys, stamps)
         return np.where(fits, rows, -1)
 
+    def lacks(self, keys: Sequence[str], stamps: Sequence[object]) -> int:
+        """How many bytes `fill` would add to the disk; 0 as long as the shape of rows is not known."""
+        if self.shape is None:
+            return 0
+        missing = self._missing(keys, stamps)
+        new = self.find([keys[i] for i in missing]) < 0
+        return int(new.sum()) * (self.row_bytes + ENTRY.itemsize)
+
     @contextmanager
     def writing(self, wait: bool = False) -> Iterator["RowStore"]:
         """Around `put`: no other process writes meanwhile. ReidError where one does, or with `wait` its turn comes."""
@@ -150,7 +158,12 @@ class RowStore:
         failed: list[int] = []
         with self.writing(wait):
             missing = self._missing(keys, stamps)
-            self._ask_for_room(missing, keys)
+            need, free = self.lacks(keys, stamps), shutil.disk_usage(self.path.parent).free
+            if need > free:
+                raise DataError(
+                    f"{self.file} needs {need / 1e9:.2f} GB more, and {free / 1e9:.2f} GB are free; make room, or "
+                    "choose a folder on a larger disk (REIDLIB_OUTPUTS)."
+                )
             hidden = None if len(missing) > MANY else True  # None: no bar where the output is no terminal
             with tqdm(total=len(missing), desc=what, leave=False, disable=hidden) as bar:
                 for start in range(0, len(missing), batch_size):
@@ -168,17 +181,6 @@ class RowStore:
         """Positions of keys without a row of their stamp, each key once."""
         first = np.fromiter(({key: i for i, key in reversed(list(enumerate(keys)))}).values(), np.int64)
         return np.sort(first[self.find([keys[i] for i in first], [stamps[i] for i in first]) < 0])
-
-    def _ask_for_room(self, missing: np.ndarray, keys: Sequence[str]) -> None:
-        if self.shape is None:
-            return
-        new = int((self.find([keys[i] for i in missing]) < 0).sum())
-        need, free = new * (self.row_bytes + ENTRY.itemsize), shutil.disk_usage(self.path.parent).free
-        if need > free:
-            raise DataError(
-                f"{self.file} needs {need / 1e9:.2f} GB more, and {free / 1e9:.2f} GB are free; make room, or choose a "
-                "folder on a larger disk (REIDLIB_OUTPUTS)."
-            )
 
     def _read(self) -> tuple[dict, int, np.ndarray]:
         """What the ledger opens with, how long that is, and its entries for the rows that are all in their file."""

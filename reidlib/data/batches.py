@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from reidlib.data.images import PixelCache
+from reidlib.data.images import Pixels
 from reidlib.data.table import PersonData
 from reidlib.errors import ConfigError, DataError
 
 PER_PERSON = 4  # pictures of one person in a batch of the identity sampler
 
 
-def data_pixels(data: PersonData, size: tuple[int, int]) -> PixelCache:
+def data_pixels(data: PersonData, size: tuple[int, int]) -> Pixels:
     """Every picture and sketch of a data set, decoded once at `size` (height, width)."""
     sketches = {path for paths in data.table["sketch"] for path in paths}
-    return PixelCache(data.root, sorted({*data.table["image"], *sketches}), size)
+    return Pixels(data.root, sorted({*data.table["image"], *sketches}), size)
 
 
 class TrainSet(Dataset):
@@ -33,7 +33,7 @@ class TrainSet(Dataset):
     def __init__(
         self,
         data: PersonData,
-        pixels: PixelCache,
+        pixels: Pixels,
         needs: Sequence[str],
         *,
         seed: int = 0,

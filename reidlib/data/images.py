@@ -1,4 +1,4 @@
-"""Reads one picture the same way everywhere, and keeps many of them decoded and resized in one memory-mapped file."""
+"""Reads one picture the same way everywhere, and keeps many of them decoded and resized in one file."""
 
 import hashlib
 import os
@@ -13,30 +13,28 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from tqdm.auto import tqdm
 
 from reidlib import paths as places
-from reidlib.errors import DataError
-
-try:
-    import fcntl
-except ImportError:  # Windows: two processes that fill one cache do the work twice, with the same result
-    fcntl = None
+from reidlib.errors import ConfigError, DataError
+from reidlib.rowstore import RowStore
 
 MAX_PIXELS = 64_000_000
 # Formats decoded by Pillow itself: EPS, for one, would start a program to interpret a stranger's file.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 # Full scales a deep picture may use; beyond them its own brightest value is white.
 FULL_SCALES = {"I": (65535.0,), "F": (1.0, 255.0, 65535.0)}
-CHUNK = 256
-MANY = 2000
+FINER = 4  # a JPEG is decoded at least so many times larger than it is needed; the decoder halves what is beyond
+CHUNK = 256  # pictures between two writes of the store
+INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
-def open_image(source: str | Path | bytes | BinaryIO) -> Image.Image:
+def open_image(source: str | Path | bytes | BinaryIO, size: tuple[int, int] | None = None) -> Image.Image:
     """The picture in a file, an upload's bytes or an open binary file, as 8-bit RGB the right way up.
 
     EXIF rotation is applied, deep greys are scaled to 8 bits, transparency is laid on white, and an animation gives
     its first frame. Raises DataError when it is missing, empty, truncated, no picture or above 64 megapixels.
+    size: (height, width) that it is going to be resized to; a JPEG more than eight times as large is decoded at 1/2,
+    1/4 or 1/8 of its size (libjpeg's means of 2 x 2 pixels and more), in as much less time and memory.
     """
     name = str(source) if isinstance(source, str | Path) else "the uploaded file"
     try:
@@ -46,6 +44,8 @@ def open_image(source: str | Path | bytes | BinaryIO) -> Image.Image:
                 raise DataError(
                     f"{name} is {width} x {height} pixels, above the limit of {MAX_PIXELS // 10**6} megapixels."
                 )
+            if size and image.format == "JPEG":
+                image.draft(None, (FINER * max(size), FINER * max(size)))  # its EXIF may turn it by a quarter
             image.load()
             with suppress(Exception):  # damaged EXIF does not spoil a picture that is otherwise whole
                 image = ImageOps.exif_transpose(image)
@@ -76,123 +76,110 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-class PixelCache:
-    """Pictures of one data set at one size: `cache[indices] -> uint8 (B, 3, H, W)`, indices into `paths` as given.
+def resized(image: Image.Image, size: tuple[int, int], interpolation: str = "bicubic") -> np.ndarray:
+    """An RGB picture as uint8 (3, height, width); Pillow's "bicubic" or "bilinear", which filter where they shrink."""
+    if interpolation not in INTERPOLATIONS:
+        raise ConfigError(f"interpolation should be 'bicubic' or 'bilinear' and got {interpolation!r}.")
+    return np.asarray(image.resize(size[::-1], INTERPOLATIONS[interpolation])).transpose(2, 0, 1)
 
-    Filled once (Pillow's bicubic, which filters when it shrinks) and read through the page cache ever after. The
-    file starts with a ledger of (bytes, modification time) for each picture, entered once its pixels are on the
-    disk: so a killed run goes on where it stopped, a changed picture is done again, and nothing half-written counts.
-    `cache.index[path]` is an index of a picture by name. Raises DataError, after the rest is cached, naming the
-    pictures that cannot be read; also where the disk has too little room.
+
+def read_pixels(source: str | Path | bytes | BinaryIO, size: tuple[int, int], interpolation="bicubic") -> np.ndarray:
+    """A picture as uint8 (3, height, width), of which nothing larger stays in memory. Raises as `open_image` does."""
+    return resized(open_image(source, size), size, interpolation)
+
+
+class Pixels:
+    """Pictures of one data set at one size: `pixels[indices] -> uint8 (B, 3, H, W)`, indices into `paths` as given.
+
+    Decoded once into a store that all pictures of `root` at this size and interpolation share, and read through the
+    page cache ever after: a killed run goes on where it stopped, and only a changed or new picture is decoded again.
+    cached: False decodes whenever pixels are asked for and writes nothing; None caches where the disk has room, and
+    says so where it has not. `pixels.index[path]` is an index of a picture by name. Raises DataError, after the rest
+    is cached, naming the pictures that cannot be read.
     """
 
-    def __init__(self, root: Path, paths: Sequence[str], size: tuple[int, int], folder: Path | None = None):
+    def __init__(
+        self,
+        root: Path,
+        paths: Sequence[str],
+        size: tuple[int, int],
+        interpolation: str = "bicubic",
+        cached: bool | None = None,
+        folder: Path | None = None,
+    ):
         if not len(paths):
-            raise DataError(f"No pictures of {root} were given to cache; expected at least one.")
-        self.root, self.paths, self.size = Path(root), list(paths), tuple(size)
+            raise DataError(f"No pictures of {root} were given; expected at least one.")
+        self.root, self.paths, self.size, self.interpolation = Path(root), list(paths), tuple(size), interpolation
         self.folder = Path(folder or places.cache_dir())
-        unique = {path: row for row, path in enumerate(dict.fromkeys(self.paths))}
-        self._row = np.array([unique[path] for path in self.paths])
         self.index = {path: position for position, path in reversed(list(enumerate(self.paths)))}
-        self.file = self.folder / self._name(unique)
-        self.nbytes = self._header(unique) + len(unique) * self._row_bytes
-        self._fill(list(unique))
-        shape = (len(unique), 3, *self.size)
-        self._pixels = np.memmap(self.file, np.uint8, mode="r", offset=self._header(unique), shape=shape)
+        names = list(dict.fromkeys(self.paths))
+        files = [places.inside(self.root, name) for name in names]
+        stamps = [_stamp(file) for file in files]
+        self.store = RowStore(self.folder / self._name(), (3, *self.size), np.uint8)
+        need = self.store.lacks(names, stamps)
+        self.cached = need < _free(self.folder) if cached is None else cached
+        if self.cached:
+            self._decode_missing(names, files, stamps)
+            rows = dict(zip(names, self.store.find(names).tolist(), strict=True))
+            self._rows = np.array([rows[path] for path in self.paths])
+        elif cached is None:
+            print(
+                f"{len(names):,} pictures would take {need / 1e9:.1f} GB more in {self.folder}, which has "
+                f"{_free(self.folder) / 1e9:.1f} GB free: they are decoded anew whenever they are needed. Loader "
+                "processes (workers) help; so does REIDLIB_OUTPUTS on a larger disk."
+            )
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, indices) -> torch.Tensor:
-        return torch.from_numpy(np.take(self._pixels, self._row[indices], axis=0))
+        if self.cached:
+            return torch.from_numpy(self.store[self._rows[indices]])
+        chosen = np.arange(len(self))[indices]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            found = list(pool.map(self._read, chosen.ravel().tolist()))
+        return torch.from_numpy(np.stack(found).reshape(*chosen.shape, 3, *self.size))
 
-    def __reduce__(self):
-        # A worker process maps the file itself; pickling the map would copy every pixel.
-        return PixelCache, (self.root, self.paths, self.size, self.folder)
+    def __reduce__(self):  # a worker process opens the file itself; pickling the map would copy every pixel
+        return Pixels, (self.root, self.paths, self.size, self.interpolation, self.cached, self.folder)
 
-    @staticmethod
-    def describe(paths: Sequence[str], size: tuple[int, int]) -> str:
-        """What caching these pictures would take, in words, before anything is done."""
-        count = len(set(paths))
-        return f"{count:,} pictures at {size[0]} x {size[1]} take {count * 3 * size[0] * size[1] / 1e9:.2f} GB."
+    def _name(self) -> str:
+        root = str(self.root.resolve())
+        digest = hashlib.sha256(root.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        return f"{Path(root).name}-{self.size[0]}x{self.size[1]}-{self.interpolation}-{digest}"
 
-    @property
-    def _row_bytes(self) -> int:
-        return 3 * self.size[0] * self.size[1]
+    def _read(self, position: int) -> np.ndarray:
+        return read_pixels(places.inside(self.root, self.paths[position]), self.size, self.interpolation)
 
-    @staticmethod
-    def _header(pictures) -> int:
-        return 16 * len(pictures)
+    def _decode_missing(self, names: list[str], files: list[Path], stamps: list[str]) -> None:
+        errors: dict[int, DataError] = {}
 
-    def _name(self, pictures) -> str:
-        words = "\0".join([str(self.root.resolve()), str(self.size), *pictures])
-        digest = hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        return f"{self.root.resolve().name}-{self.size[0]}x{self.size[1]}-{digest}.pixels"
+        def decoded(position: int) -> np.ndarray | None:
+            try:
+                return read_pixels(files[position], self.size, self.interpolation)
+            except DataError as error:
+                errors[position] = error
 
-    def _fill(self, pictures: list[str]) -> None:
-        files = [places.inside(self.root, picture) for picture in pictures]
-        stamps = np.array([_stamp(file) for file in files], dtype=np.int64)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.file.touch()
-            with self.file.open("r+b") as out:
-                if fcntl:
-                    fcntl.flock(out, fcntl.LOCK_EX)
-                broken = self._write_missing(out, files, stamps)
-        except OSError as error:
-            raise DataError(f"The picture cache {self.file} could not be written ({error}).") from error
-        if broken:
-            first = " ".join(str(error) for error in broken[:3])
-            raise DataError(f"{len(broken):,} of {len(files):,} pictures cannot be read; the first: {first}")
+        def make(positions: list[int]) -> tuple[list[int], np.ndarray]:
+            found = [(at, pixels) for at, pixels in zip(positions, pool.map(decoded, positions), strict=True)]
+            found = [(at, pixels) for at, pixels in found if pixels is not None]
+            return [at for at, _ in found], np.array([pixels for _, pixels in found], np.uint8)
 
-    def _write_missing(self, out: BinaryIO, files: list[Path], stamps: np.ndarray) -> list[DataError]:
-        """Decodes the pictures that the ledger does not hold as they are now; returns the errors of unreadable ones."""
-        header = self._header(files)
-        ledger = np.frombuffer(out.read(header).ljust(header, b"\0"), np.int64).reshape(-1, 2)
-        written = (os.fstat(out.fileno()).st_size - header) // self._row_bytes
-        never = stamps[:, 0] == 0  # no file, or an empty one
-        missing = np.flatnonzero((ledger != stamps).any(1) | (np.arange(len(files)) >= written) | never)
-        need, free = len(missing) * self._row_bytes, shutil.disk_usage(self.folder).free
-        if need > free:
-            raise DataError(
-                f"The picture cache needs {need / 1e9:.2f} GB in {self.folder}, where {free / 1e9:.2f} GB are free; "
-                "make room, or set REIDLIB_OUTPUTS to a folder on a larger disk."
-            )
-        broken = []
-        bar = tqdm(total=len(missing), desc="decoding", leave=False, disable=None if len(missing) > MANY else True)
-        with ThreadPoolExecutor() as pool, bar:
-            for rows in np.split(missing, range(CHUNK, len(missing), CHUNK)):
-                done = []
-                for row, pixels in zip(rows, pool.map(self._decode, [files[row] for row in rows]), strict=True):
-                    if isinstance(pixels, DataError):
-                        broken.append(pixels)
-                    else:
-                        _write(out, header + int(row) * self._row_bytes, pixels)
-                        done.append(row)
-                out.flush()
-                os.fsync(out.fileno())  # the pixels first: an entry in the ledger vouches for them
-                for row in done:
-                    _write(out, 16 * int(row), stamps[row].tobytes())
-                out.flush()
-                bar.update(len(rows))
-        return broken
-
-    def _decode(self, file: Path) -> bytes | DataError:
-        try:
-            image = open_image(file).resize(self.size[::-1], Image.Resampling.BICUBIC)
-        except DataError as error:
-            return error
-        return np.asarray(image).transpose(2, 0, 1).tobytes()
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # each thread holds one picture at its full size
+            failed = self.store.fill(names, stamps, make, batch_size=CHUNK, what="decoding", wait=True)
+        if len(failed):
+            first = " ".join(str(errors[at]) for at in failed[:3])
+            raise DataError(f"{len(failed):,} of {len(names):,} pictures cannot be read; the first: {first}")
 
 
-def _stamp(file: Path) -> tuple[int, int]:
+def _stamp(file: Path) -> str:
     try:
         status = file.stat()
     except OSError:
-        return 0, 0  # opening it says what is wrong
-    return status.st_size, status.st_mtime_ns
+        return ""  # opening it says what is wrong
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
-def _write(out: BinaryIO, offset: int, data: bytes) -> None:
-    out.seek(offset)
-    out.write(data)
+def _free(folder: Path) -> int:
+    """Bytes free on the disk of a folder that may not exist yet."""
+    return shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.exists())).free

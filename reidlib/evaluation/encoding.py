@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, distributed
 
-from reidlib.data.images import PixelCache
+from reidlib.data.images import Pixels
 from reidlib.data.transforms import normalise
 from reidlib.devices import autocast
 from reidlib.methods.base import Method
@@ -18,7 +18,7 @@ class Encoder:
     take turns at the batches and each gets all embeddings, the very ones of a single process; all have to ask alike.
     """
 
-    def __init__(self, model: Method, pixels: PixelCache, batch_size: int = 256, shared: bool = False):
+    def __init__(self, model: Method, pixels: Pixels, batch_size: int = 256, shared: bool = False):
         self.model, self.pixels, self.batch_size, self.shared = model, pixels, batch_size, shared
         self._galleries: dict[tuple[str, ...], Tensor] = {}
 

@@ -15,9 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
+from reidlib import rowstore
 from reidlib.data import images
-from reidlib.data.images import PixelCache, open_image
-from reidlib.errors import DataError
+from reidlib.data.images import Pixels, open_image, read_pixels
+from reidlib.errors import ConfigError, DataError
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -38,7 +39,7 @@ def folder(tmp_path):
 
 def cached(folder, tmp_path, **options):
     root, names = folder
-    return PixelCache(root, options.pop("paths", names), (16, 8), tmp_path / "cache")
+    return Pixels(root, options.pop("paths", names), (16, 8), folder=tmp_path / "cache", **options)
 
 
 def expected(root, name, size=(16, 8)):
@@ -137,14 +138,14 @@ def test_open_image_refuses_a_decompression_bomb(monkeypatch):
         open_image(file.getvalue())
 
 
-# PixelCache
+# Pixels
 
 
 def test_cache_holds_what_pillow_gives(folder, tmp_path):
     root, names = folder
     paths = [*names, names[3]]
     cache = cached(folder, tmp_path, paths=paths)
-    assert len(cache) == 21 and cache.nbytes == cache.file.stat().st_size == 20 * (16 + 3 * 16 * 8)
+    assert len(cache) == 21 and cache.store.file.stat().st_size == 20 * 3 * 16 * 8
     batch = cache[torch.tensor([20, 0, 7])]
     assert batch.dtype == torch.uint8 and batch.shape == (3, 3, 16, 8)
     for got, name in zip(batch, (names[3], names[0], names[7]), strict=True):
@@ -153,14 +154,13 @@ def test_cache_holds_what_pillow_gives(folder, tmp_path):
     assert torch.equal(cache[:], cache[np.arange(21)]) and torch.equal(pickle.loads(pickle.dumps(cache))[:], cache[:])
     batch += 1  # a copy: the file is not touched
     assert (cache[0].numpy() == expected(root, names[0])).all()
-    assert "20 pictures at 16 x 8" in PixelCache.describe(paths, (16, 8))
 
 
 def test_cache_decodes_once_and_again_only_what_changed(folder, tmp_path, monkeypatch):
     root, names = folder
     cached(folder, tmp_path)
     opened = []
-    monkeypatch.setattr(images, "open_image", lambda path: opened.append(Path(path).name) or open_image(path))
+    monkeypatch.setattr(images, "open_image", lambda path, size: opened.append(Path(path).name) or open_image(path))
     cached(folder, tmp_path)
     assert opened == []
     Image.fromarray(noise(50, 20, seed=99)).save(root / names[5])
@@ -182,7 +182,7 @@ def test_cache_names_unreadable_pictures_after_the_rest_is_done(folder, tmp_path
     for row in (2, 4, 19):
         Image.fromarray(noise(seed=row)).save(root / names[row])
     opened = []
-    monkeypatch.setattr(images, "open_image", lambda path: opened.append(Path(path).name) or open_image(path))
+    monkeypatch.setattr(images, "open_image", lambda path, size: opened.append(Path(path).name) or open_image(path))
     cache = cached(folder, tmp_path)
     assert sorted(opened) == [names[2], names[4], names[19]]
     assert all((cache[i].numpy() == expected(root, name)).all() for i, name in enumerate(names))
@@ -195,31 +195,40 @@ def test_cache_refuses_paths_outside_its_root_and_an_empty_list(folder, tmp_path
         cached(folder, tmp_path, paths=[])
 
 
-def test_cache_refuses_where_the_disk_has_too_little_room(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(images.shutil, "disk_usage", lambda folder: Usage(10**9, 10**9, 100))
+def test_cache_refuses_where_the_disk_has_too_little_room(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(rowstore.shutil, "disk_usage", lambda folder: Usage(10**9, 10**9, 100))
     with pytest.raises(DataError, match="REIDLIB_OUTPUTS"):
-        cached(folder, tmp_path)
+        cached(folder, tmp_path, cached=True)
+    root, names = folder
+    fresh = cached(folder, tmp_path)  # left to choose, it decodes on the fly
+    assert "decoded anew whenever they are needed" in capsys.readouterr().out and not fresh.store.file.exists()
+    for pixels in (fresh, pickle.loads(pickle.dumps(fresh))):
+        assert (pixels[torch.tensor([3, 0])].numpy() == [expected(root, names[i]) for i in (3, 0)]).all()
+        assert pixels[5].shape == (3, 16, 8) and pixels[2:4].shape == (2, 3, 16, 8)
+    (root / names[4]).unlink()
+    with pytest.raises(DataError, match=names[4]):
+        fresh[[4]]
 
 
 def test_a_disk_that_fills_up_leaves_nothing_that_counts(folder, tmp_path, monkeypatch):
     root, names = folder
     monkeypatch.setattr(images, "CHUNK", 4)
-    write, calls = images._write, []
+    write, calls = rowstore._sync, []
 
-    def full(out, offset, data):
-        calls.append(offset)
-        if len(calls) > 14:
+    def full(file):
+        calls.append(file)
+        if len(calls) > 3:
             raise OSError(errno.ENOSPC, "No space left on device")
-        write(out, offset, data)
+        write(file)
 
-    monkeypatch.setattr(images, "_write", full)
+    monkeypatch.setattr(rowstore, "_sync", full)
     with pytest.raises(DataError, match="No space left"):
         cached(folder, tmp_path)
-    monkeypatch.setattr(images, "_write", write)
+    monkeypatch.setattr(rowstore, "_sync", write)
     opened = []
-    monkeypatch.setattr(images, "open_image", lambda path: opened.append(Path(path).name) or open_image(path))
+    monkeypatch.setattr(images, "open_image", lambda path, size: opened.append(Path(path).name) or open_image(path))
     cache = cached(folder, tmp_path)
-    assert set(names[6:]) <= set(opened) and names[0] not in opened
+    assert set(names[8:]) <= set(opened) and names[0] not in opened
     assert all((cache[i].numpy() == expected(root, name)).all() for i, name in enumerate(names))
 
 
@@ -229,10 +238,10 @@ from pathlib import Path
 from reidlib.data import images
 read = images.open_image
 images.CHUNK = 2
-images.open_image = lambda path: time.sleep(0.1) or read(path)
+images.open_image = lambda path, size: time.sleep(0.1) or read(path)
 root = Path(sys.argv[1])
 print("ready", flush=True)
-images.PixelCache(root, sorted(p.name for p in root.iterdir()), (16, 8), Path(sys.argv[2]))
+images.Pixels(root, sorted(p.name for p in root.iterdir()), (16, 8), folder=Path(sys.argv[2]))
 """
 
 
@@ -242,25 +251,24 @@ def test_a_killed_run_goes_on_where_it_stopped(folder, tmp_path, monkeypatch):
     process.stdout.readline()
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        file = next((tmp_path / "cache").glob("*.pixels"), None) if (tmp_path / "cache").exists() else None
-        if file and file.stat().st_size > 20 * 16 + 6 * 384:
+        file = next((tmp_path / "cache").glob("*.rows"), None) if (tmp_path / "cache").exists() else None
+        if file and file.stat().st_size > 6 * 384:
             break
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     opened = []
-    monkeypatch.setattr(images, "open_image", lambda path: opened.append(Path(path).name) or open_image(path))
+    monkeypatch.setattr(images, "open_image", lambda path, size: opened.append(Path(path).name) or open_image(path))
     cache = cached(folder, tmp_path)
     assert 0 < len(opened) <= 16 and names[0] not in opened
-    whole = PixelCache(root, names, (16, 8), tmp_path / "other")
-    assert cache.file.read_bytes() == whole.file.read_bytes()
+    whole = Pixels(root, names, (16, 8), folder=tmp_path / "other")
+    assert cache.store.file.read_bytes() == whole.store.file.read_bytes()
 
 
 def _fill(root, names, folder):
-    PixelCache(root, names, (16, 8), folder)
+    Pixels(root, names, (16, 8), folder=folder)
 
 
-@pytest.mark.skipif(images.fcntl is None, reason="needs file locks")
 def test_two_processes_at_once_make_one_whole_cache(folder, tmp_path):
     root, names = folder
     context = multiprocessing.get_context("fork")
@@ -270,6 +278,38 @@ def test_two_processes_at_once_make_one_whole_cache(folder, tmp_path):
     for worker in workers:
         worker.join(30)
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
-    assert len(list((tmp_path / "cache").iterdir())) == 1
-    whole = PixelCache(root, names, (16, 8), tmp_path / "other")
-    assert (next((tmp_path / "cache").iterdir())).read_bytes() == whole.file.read_bytes()
+    whole = Pixels(root, names, (16, 8), folder=tmp_path / "other")
+    assert cached(folder, tmp_path).store.file.read_bytes() == whole.store.file.read_bytes()
+
+
+def test_a_new_picture_is_all_that_is_decoded(folder, tmp_path, monkeypatch):
+    root, names = folder
+    cached(folder, tmp_path, paths=names[4:])
+    opened = []
+    monkeypatch.setattr(images, "open_image", lambda path, size: opened.append(Path(path).name) or open_image(path))
+    cache = cached(folder, tmp_path)
+    assert opened == names[:4] and all((cache[i].numpy() == expected(root, name)).all() for i, name in enumerate(names))
+
+
+def test_pictures_are_resized_as_asked(folder, tmp_path):
+    root, names = folder
+    soft, sharp = cached(folder, tmp_path, interpolation="bilinear"), cached(folder, tmp_path)
+    own = Image.open(root / names[0]).resize((8, 16), Image.BILINEAR)
+    assert (soft[0].numpy() == np.asarray(own).transpose(2, 0, 1)).all() and (
+        soft[0] != cached(folder, tmp_path)[0]
+    ).any()
+    with pytest.raises(ConfigError, match="interpolation"):
+        cached(folder, tmp_path, interpolation="nearest")
+
+
+def test_a_huge_jpeg_is_decoded_no_finer_than_needed(tmp_path):
+    rng = np.random.default_rng(0)
+    scene = Image.fromarray(rng.integers(0, 256, (30, 20, 3), dtype=np.uint8)).resize((2400, 3600), Image.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name, options in {"upright.jpg": {}, "turned.jpg": {"exif": exif}}.items():
+        scene.save(tmp_path / name, quality=92, **options)
+        whole, small = open_image(tmp_path / name), open_image(tmp_path / name, (128, 64))
+        assert small.size == tuple(side // 4 for side in whole.size)
+        difference = np.abs(read_pixels(tmp_path / name, (128, 64)).astype(int) - images.resized(whole, (128, 64)))
+        assert difference.mean() < 0.5 and difference.max() <= 6

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from reidlib.data.images import PixelCache, open_image
+from reidlib.data.images import Pixels, open_image
 from reidlib.errors import DataError, ReidError
 from reidlib.evaluation import Encoder
 from reidlib.retrieval import Gallery, QuerySession, encode_folder
@@ -117,7 +117,7 @@ def test_the_same_pixels_everywhere(name, tmp_path, search):
     assert right.mode == "RGB"
     small = np.asarray(right.resize(SIZE[::-1], Image.Resampling.BICUBIC)).transpose(2, 0, 1)
 
-    cache = PixelCache(root, [name], SIZE, tmp_path / "cache")
+    cache = Pixels(root, [name], SIZE, folder=tmp_path / "cache")
     assert (cache[0].numpy() == small).all(), "training"
     evaluated = Encoder(Eye(), cache).gallery([name])
     demo = encode_folder(Eye(), root, tmp_path / "index").index.vectors([0])
@@ -141,7 +141,7 @@ def test_the_same_refusal_everywhere(name, tmp_path, search):
     (tmp_path / "good.png").write_bytes(ODD["grey.png"])
     (tmp_path / name).write_bytes(BROKEN[name])
     with pytest.raises(DataError, match=f"1 of 2 pictures cannot be read; the first: .*{name}"):
-        PixelCache(tmp_path, ["good.png", name], SIZE, tmp_path / "cache")
+        Pixels(tmp_path, ["good.png", name], SIZE, folder=tmp_path / "cache")
     with pytest.raises(DataError, match=name):
         Gallery.encode(Eye(), demo_table(name), tmp_path)
     with pytest.warns(UserWarning, match=f"1 of 2 pictures cannot be read and are left out, {name} first"):
