@@ -1,1 +1,3 @@
 """reidlib: the thin layer under the person-retrieval workbook."""
+
+__version__ = "0.1.0"

@@ -2,12 +2,16 @@
 
 import argparse
 import inspect
+import shutil
 import sys
 import textwrap
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from reidlib.errors import ConfigError, ReidError
+from reidlib import __version__
+from reidlib.errors import ConfigError, ReidError, nearest
 from reidlib.paths import data_dir, outputs_dir
 
 # What is slow to import (torch, pandas, papermill) is imported by the command that needs it.
@@ -29,16 +33,25 @@ examples:
 """
 
 BENCHMARKS = ("steps", "arithmetic", "memory", "evaluation", "search", "pictures")
+COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, tuple]] = {}
 
 
-class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose help ends with text that is made only when it is asked for."""
+def argument(*names: str, **options: Any) -> tuple[tuple, dict]:
+    """An argument of a command, as ArgumentParser.add_argument takes it."""
+    return names, options
 
-    def closing(self) -> str:
-        return ""
 
-    def format_help(self) -> str:
-        return super().format_help() + self.closing()
+def command(name: str, help_text: str, *arguments: tuple[tuple, dict]) -> Callable:
+    """Makes a function the command `reid NAME`; its docstring is what `reid NAME --help` says.
+
+    It gets the parsed arguments and returns the exit status, None for 0. A ReidError becomes one sentence.
+    """
+
+    def register(function: Callable) -> Callable:
+        COMMANDS[name] = function, help_text, arguments
+        return function
+
+    return register
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,40 +68,45 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose help ends with text that is made only when it is asked for."""
+
+    closing: Callable[[], str] = staticmethod(str)
+
+    def format_help(self) -> str:
+        return super().format_help() + self.closing()
+
+
 def build_parser() -> Parser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser(prog="reid", description=ABOUT, epilog=EXAMPLES, formatter_class=raw)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    def command(function, name: str, help_text: str) -> Parser:
+    parser.add_argument("--version", action="version", version=f"reid {__version__}")
+    parser.set_defaults(command=lambda _: parser.print_help())
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for name, (function, help_text, arguments) in COMMANDS.items():
         sub = commands.add_parser(name, help=help_text, description=inspect.getdoc(function), formatter_class=raw)
         sub.set_defaults(command=function)
-        return sub
-
-    run = command(run_notebooks, "run", "run notebooks without a browser")
-    run.add_argument("names", nargs="*", metavar="NOTEBOOK", help="number, name or its beginning; none means all")
-    run.add_argument(
-        "-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
-        help="set a parameter; the value is a Python literal, or else text",
-    )  # fmt: skip
-    run.add_argument("--run", metavar="NAME", help="the folder in outputs/ (default: the notebook and its parameters)")
-    run.closing = lambda: "\nnotebooks:\n" + _listing()
-
-    command(list_notebooks, "list", "the notebooks and their parameters")
-    results = command(show_results, "results", "one table of all runs in outputs/")
-    results.add_argument("--csv", action="store_true", help="comma-separated values, unrounded")
-    again = command(reproduce, "reproduce", "run a run again and compare its metrics")
-    again.add_argument("run", metavar="RUN", help="the folder in outputs/")
-    check = command(check_dataset, "check", "check a data set's files")
-    check.add_argument("dataset", metavar="DATASET", help="cuhk-pedes, icfg-pedes, ... (data/README.md lists them)")
-    check.add_argument("--root", type=Path, help="its folder (default: its own name under data/)")
-    benchmark = command(run_benchmarks, "benchmark", "measure what the methods and the tools cost")
-    benchmark.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; none means all")
-    benchmark.add_argument("--preset", choices=("toy", "paper"), default="toy", help="size of the models")
-    command(make_toy, "toy", "make the toy world (notebooks make it when they need it)")
+        for names, options in arguments:
+            sub.add_argument(*names, **options)
+    commands.choices["run"].closing = lambda: "\nnotebooks:\n" + _listing()
     return parser
 
 
+def _width() -> int:
+    """Columns of the terminal; of a file or a pipe as many as most screens have."""
+    return shutil.get_terminal_size((110, 24)).columns
+
+
+@command(
+    "run",
+    "run notebooks without a browser",
+    argument("names", nargs="*", metavar="NOTEBOOK", help="number, name or its beginning; none means all"),
+    argument(
+        "-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+        help="set a parameter; the value is a Python literal, or else text",
+    ),
+    argument("--run", metavar="NAME", help="the folder in outputs/ (default: the notebook and its parameters)"),
+)  # fmt: skip
 def run_notebooks(options: argparse.Namespace) -> int:
     """Run notebooks in order, each from its own kernel, to outputs/<run>/executed.ipynb.
 
@@ -97,9 +115,10 @@ def run_notebooks(options: argparse.Namespace) -> int:
     """
     from reidlib import runner
 
-    parameters = {name: runner.parse_value(value) for name, value in options.parameters}
+    chosen = runner.select(options.names)
+    parameters = runner.given(options.parameters, chosen)
     name = options.run if options.run is not None else parameters.pop("run", None)
-    runs = runner.plan(runner.select(options.names), parameters, name if name is None else str(name))
+    runs = runner.plan(chosen, parameters, name)
     for run in runs:
         for parameter in run.skipped:
             print(f"{run.notebook.stem} has no parameter {parameter!r} and runs without it")
@@ -121,6 +140,7 @@ def run_notebooks(options: argparse.Namespace) -> int:
     return 0
 
 
+@command("list", "the notebooks and their parameters")
 def list_notebooks(options: argparse.Namespace) -> None:
     """Each notebook with its first heading, and its parameters with their defaults."""
     print(_listing(), end="")
@@ -131,14 +151,24 @@ def _listing() -> str:
 
     listing = ""
     for notebook in runner.notebooks():
-        defaults = "  ".join(f"{name}={default!r}" for name, default in notebook.parameters.items())
-        listing += f"  {notebook.stem}: {notebook.title}\n"
-        listing += textwrap.indent(textwrap.fill(defaults, 110, break_on_hyphens=False), " " * 6) + "\n"
+        defaults = "  ".join(f"{name}={default!r}" for name, default in notebook.parameters.items() if name != "run")
+        for indent, text in ((2, f"{notebook.stem}: {notebook.title}"), (6, defaults)):
+            lines = textwrap.wrap(text, max(_width() - indent - 1, 30), break_on_hyphens=False, subsequent_indent="  ")
+            listing += "".join(f"{'':{indent}}{line}\n" for line in lines)
     return listing
 
 
+@command(
+    "results",
+    "one table of all runs in outputs/",
+    argument("--csv", action="store_true", help="comma-separated values, unrounded"),
+)
 def show_results(options: argparse.Namespace) -> None:
-    """The metrics of every run in outputs/, in percent: mean over seeds, and ± the standard deviation."""
+    """The metrics of every run in outputs/, in percent: mean over seeds, and ± the standard deviation.
+
+    Runs with other settings of one method get lines of their own. The table leaves out columns where the terminal is
+    narrow; --csv has all of them.
+    """
     from reidlib import results
 
     found = results.find_results(outputs_dir())
@@ -146,9 +176,14 @@ def show_results(options: argparse.Namespace) -> None:
         print(f"No results in {outputs_dir()} yet; `reid run` makes some.", file=sys.stderr)
         return
     summary = results.summarise(found if options.csv else results.without_rounds(found))
-    print(summary.to_csv(index=False) if options.csv else results.as_text(summary) + "\n", end="")
+    print(results.as_csv(summary) if options.csv else results.as_text(summary, _width()), end="")
 
 
+@command(
+    "reproduce",
+    "run a run again and compare its metrics",
+    argument("run", metavar="RUN", help="the folder in outputs/"),
+)
 def reproduce(options: argparse.Namespace) -> int:
     """Run the notebook of a run again with the parameters it had, and compare every value of its metrics exactly.
 
@@ -160,7 +195,8 @@ def reproduce(options: argparse.Namespace) -> int:
     from reidlib import results, runner
 
     run, first = runner.plan_again(options.run), outputs_dir() / options.run
-    results.differences(first, first)  # is there anything to compare?
+    if not (first / "metrics.json").exists():
+        raise ReidError(f"The run {options.run} measured nothing (it has no metrics.json), so nothing can be compared.")
     try:
         print(f"{runner.execute(run):.1f} s")
     except runner.NotebookError as error:
@@ -179,6 +215,12 @@ def reproduce(options: argparse.Namespace) -> int:
     return 1
 
 
+@command(
+    "check",
+    "check a data set's files",
+    argument("dataset", metavar="DATASET", help="cuhk-pedes, icfg-pedes, ... (data/README.md lists them)"),
+    argument("--root", type=Path, help="its folder (default: its own name under data/)"),
+)
 def check_dataset(options: argparse.Namespace) -> int:
     """Read a data set, count it against the published figures, and look for missing or damaged files."""
     from reidlib.data import check, load
@@ -190,6 +232,12 @@ def check_dataset(options: argparse.Namespace) -> int:
     return 0 if report.ok else 1
 
 
+@command(
+    "benchmark",
+    "measure what the methods and the tools cost",
+    argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; none means all"),
+    argument("--preset", choices=("toy", "paper"), default="toy", help="size of the models"),
+)
 def run_benchmarks(options: argparse.Namespace) -> None:
     """Measure training steps against bare ones, memory, evaluation, search in up to a million pictures, and the way
     from files to batches. Prints tables and writes them to outputs/benchmark.../benchmark.json with the machine's
@@ -202,7 +250,7 @@ def run_benchmarks(options: argparse.Namespace) -> None:
 
     unknown = set(options.names) - set(BENCHMARKS)
     if unknown:
-        raise ConfigError(f"Nothing to measure is called {min(unknown)!r}; expected {', '.join(BENCHMARKS)}.")
+        raise ConfigError(f"Nothing to measure is called {min(unknown)!r}; {nearest(min(unknown), BENCHMARKS)}.")
     parameters = {"only": "-".join(options.names)} if options.names else {}
     parameters |= {"preset": options.preset} if options.preset != "toy" else {}
     run, found = Run(runner.run_name("benchmark", parameters)), {"machine": benchmarks.machine()}
@@ -214,6 +262,7 @@ def run_benchmarks(options: argparse.Namespace) -> None:
     print(f"\nWritten: {run.folder / 'benchmark.json'}")
 
 
+@command("toy", "make the toy world (notebooks make it when they need it)")
 def make_toy(options: argparse.Namespace) -> None:
     """Draw the toy world to data/toy; nothing is done when it is there already."""
     from reidlib import toyworld

@@ -1,13 +1,19 @@
 """Settings of a method: one dataclass each, named presets, and overrides that are checked by name and type."""
 
 import dataclasses
-import difflib
 import types
 import typing
 from dataclasses import dataclass
 from typing import Any, Self
 
-from reidlib.errors import ConfigError
+from reidlib.errors import ConfigError, nearest
+
+# Told by the row itself (seed), or by how and where a training ran, which does not change what it comes to
+INERT = ("seed", "device", "devices", "nodes", "workers", "compile", "checkpoint_activations", "save_every")
+
+# Smallest values that mean something
+AT_LEAST = dict.fromkeys(("batch_size", "accumulate", "devices", "nodes"), 1)
+AT_LEAST |= dict.fromkeys(("epochs", "max_steps", "save_every", "workers", "lr", "warmup_steps", "warmup_epochs"), 0)
 
 
 @dataclass
@@ -78,17 +84,20 @@ class Config:
             if name not in fields:
                 raise ConfigError(f"{type(self).__name__} has no setting {name!r}; {nearest(name, fields)}.")
             values[name] = _fitted(f"{type(self).__name__}.{name}", value, hints[name])
+            if name in AT_LEAST and values[name] < AT_LEAST[name]:
+                raise ConfigError(
+                    f"{type(self).__name__}.{name} should be at least {AT_LEAST[name]} and got {value!r}."
+                )
         return dataclasses.replace(self, **values)
+
+    def changes(self, preset: str) -> str:
+        """What differs from the preset and may change results, such as "epochs=4, lr=0.001"; empty if nothing does."""
+        plain = self.preset(preset).as_dict()
+        changed = {key: value for key, value in self.as_dict().items() if value != plain[key] and key not in INERT}
+        return ", ".join(f"{key}={value}" for key, value in changed.items())
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
-
-
-def nearest(name: str, known: typing.Iterable[str]) -> str:
-    """`did you mean 'x'?` or, where nothing is near, the list of what is known."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known))}"
 
 
 def _fitted(where: str, value: Any, hint: Any) -> Any:

@@ -1,5 +1,8 @@
 """The errors a user may see: one sentence that names the file, record or field and says what was expected."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class ReidError(Exception):
     """Something the user can put right; the command line prints it without a traceback."""
@@ -15,3 +18,11 @@ class ConfigError(ReidError):
 
 class CheckpointError(ReidError):
     """A checkpoint is missing, damaged, or belongs to something else."""
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """What to say of a name that is not known: `did you mean 'x'?`, or `known are a, b, c` where nothing is like it."""
+    known = list(known)
+    close = [choice for choice in known if len(str(name)) > 2 and str(name) in choice]
+    close += difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known)) or 'none'}"

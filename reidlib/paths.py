@@ -19,21 +19,41 @@ except ImportError:  # Windows
 
     fcntl = None
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parent
+CHECKOUT = PACKAGE.parent
+FIRST_NOTEBOOK = "00_start_here.ipynb"
+
+
+def in_checkout() -> bool:
+    """True where the package lies in a checkout of the project, False where it was installed without one."""
+    return (CHECKOUT / "pyproject.toml").is_file()
+
+
+def home() -> Path:
+    """The folder that holds data/ and outputs/: the checkout, else the working folder.
+
+    For a copy of the notebooks, which Jupyter runs in their own folder, it is the folder above.
+    """
+    if in_checkout():
+        return CHECKOUT
+    here = Path.cwd()
+    return here.parent if (here / FIRST_NOTEBOOK).is_file() else here
 
 
 def data_dir() -> Path:
-    """The folder of the data sets: `REIDLIB_DATA`, else `data/` of the checkout."""
-    return Path(os.environ.get("REIDLIB_DATA", CHECKOUT / "data"))
+    """The folder of the data sets: `REIDLIB_DATA`, else `data/` of the home."""
+    return Path(os.environ.get("REIDLIB_DATA") or home() / "data").absolute()
 
 
 def outputs_dir() -> Path:
-    """The folder of runs: `REIDLIB_OUTPUTS`, else `outputs/` of the checkout."""
-    return Path(os.environ.get("REIDLIB_OUTPUTS", CHECKOUT / "outputs"))
+    """The folder of runs: `REIDLIB_OUTPUTS`, else `outputs/` of the home."""
+    return Path(os.environ.get("REIDLIB_OUTPUTS") or home() / "outputs").absolute()
 
 
 def notebooks_dir() -> Path:
-    return CHECKOUT / "notebooks"
+    """The notebooks: those of the checkout, else a copy in the working folder, else those inside the package."""
+    beside = home() / "notebooks"
+    return beside if (beside / FIRST_NOTEBOOK).is_file() else PACKAGE / "notebooks"
 
 
 def cache_dir() -> Path:

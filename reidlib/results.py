@@ -12,6 +12,8 @@ import pandas as pd
 from reidlib.errors import DataError
 
 METRICS = ["R@1", "R@5", "R@10", "mAP", "mINP"]
+APART = ["preset", "settings"]  # what else may distinguish two runs of a label
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
 GROUP = ["method", "label", "dataset", "split", "task", "round"]
 
 
@@ -25,17 +27,36 @@ def find_results(folder: Path) -> pd.DataFrame:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))["rows"]
             rows += [{"run": path.parent.name, **_complete(row)} for row in found]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             warnings.warn(f"{path} is passed over: expected {{'rows': [...]}} ({error!r}).", stacklevel=2)
     columns = ["run", *GROUP, "seed", *METRICS]
-    frame = pd.DataFrame(rows, columns=None if rows else columns)
+    frame = _told_apart(pd.DataFrame(rows, columns=None if rows else [*columns, *APART]))
     return frame[columns + [column for column in frame.columns if column not in columns]]
 
 
+def _told_apart(rows: pd.DataFrame) -> pd.DataFrame:
+    """Labels with their preset and settings behind them, where rows of one label differ in these.
+
+    The column `written` keeps the label as its run wrote it.
+    """
+    rows["written"] = rows["label"]
+    group = rows.groupby([name for name in GROUP if name != "round"], dropna=False)
+    for name in APART:
+        several = group[name].transform("nunique") > 1
+        said = several & (rows[name] != "")
+        rows.loc[said, "label"] += " (" + rows.loc[said, name] + ")"
+    return rows
+
+
 def _complete(row: dict) -> dict:
-    """The row with every column of the table; KeyError without a method, a dataset and a task."""
+    """The row with every column of the table; KeyError without method, dataset and task, TypeError for other types."""
     named = {key: row[key] for key in ("method", "dataset", "task")}
-    return {**dict.fromkeys(GROUP, ""), "seed": 0, **dict.fromkeys(METRICS), **row, **named}
+    row = {**dict.fromkeys((*GROUP, *APART), ""), "seed": 0, **dict.fromkeys(METRICS), **row, **named}
+    expected = dict.fromkeys((*GROUP, *APART), str) | {"round": int | str, "seed": int}
+    for key, kind in (expected | dict.fromkeys(METRICS, int | float | None)).items():
+        if not isinstance(row[key], kind) or isinstance(row[key], bool):
+            raise TypeError(f"{key} is {row[key]!r}")
+    return row
 
 
 def without_rounds(results: pd.DataFrame) -> pd.DataFrame:
@@ -61,10 +82,14 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
 def per_query(folder: Path, dataset: str) -> dict[tuple[str, str], dict[str, np.ndarray]]:
     """What each query of the test split fared: (label, task) -> {"first", "average_precision"}, each (seeds, Q).
 
-    Newer runs of the same seed win; runs whose number of queries differs from the newest are left out. A damaged file
-    is passed over with a warning that names it.
+    Labels are those of `find_results`. Newer runs of the same seed win; runs whose number of queries differs from the
+    newest are left out. A damaged file is passed over with a warning that names it.
     """
     found: dict[tuple[str, str], dict[str, dict[str, np.ndarray]]] = {}
+    rows = find_results(folder)
+    labels = {
+        (run, written): label for run, written, label in zip(rows["run"], rows["written"], rows["label"], strict=True)
+    }
     for path in sorted(Path(folder).glob("*/per_query.npz"), key=lambda path: (path.stat().st_mtime_ns, path)):
         try:
             with np.load(path, allow_pickle=False) as arrays:
@@ -74,6 +99,7 @@ def per_query(folder: Path, dataset: str) -> dict[tuple[str, str], dict[str, np.
             continue
         for (_, label, of, seed, task, what), array in parts.items():
             if of == dataset:
+                label = labels.get((path.parent.name, label), label)
                 found.setdefault((label, task), {}).setdefault(what, {})[seed] = array
     return {
         key: {what: _stacked(list(seeds.values())) for what, seeds in parts.items()} for key, parts in found.items()
@@ -149,13 +175,36 @@ def as_markdown(table: pd.DataFrame) -> str:
     return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
 
 
-def as_text(summary: pd.DataFrame) -> str:
-    """The summary for a terminal: `mean ± sd` in percent, columns that say nothing left out."""
+def as_csv(summary: pd.DataFrame) -> str:
+    """The summary as comma-separated values; text that a spreadsheet would take for a formula gets a ' in front."""
+    plain = summary.map(lambda cell: f"'{cell}" if isinstance(cell, str) and cell[:1] in FORMULA else cell)
+    return plain.to_csv(index=False)
+
+
+def as_text(summary: pd.DataFrame, width: int = 200) -> str:
+    """The summary for a terminal `width` columns wide: a block for each data set and split, `mean ± sd` in percent.
+
+    Columns that say nothing are left out; where the rest is too wide, metrics too, and long labels are cut.
+    """
     shown = summary[[*GROUP, "seeds"]].copy()
+    shown["label"] = shown["label"].where(shown["label"] != "", shown["method"])
     for metric in METRICS:
         shown[metric] = [_cell(mean, sd) for mean, sd in zip(summary[metric], summary[f"{metric} sd"], strict=True)]
-    empty = [column for column in (*GROUP, *METRICS) if (shown[column] == "").all()]
-    return shown.drop(columns=empty).to_string(index=False)
+    blocks = []
+    for (dataset, split), block in shown.groupby(["dataset", "split"], sort=False):
+        block = block[[name for name in ("label", "task", "round", "seeds", *METRICS) if (block[name] != "").any()]]
+        for last in ("mINP", "R@5", "R@10", "mAP"):
+            if _widest(block) > width:
+                block = block.drop(columns=last, errors="ignore")
+        longest = max(block["label"].str.len().max() - max(_widest(block) - width, 0), 8)
+        labels = [label if len(label) <= longest else f"{label[: longest - 1]}…" for label in block["label"]]
+        text = block.assign(label=labels).to_string(index=False)
+        blocks.append(f"{', '.join(filter(None, [dataset, split]))}\n{text}\n")
+    return "\n".join(blocks)
+
+
+def _widest(table: pd.DataFrame) -> int:
+    return len(table.to_string(index=False).split("\n", 1)[0])
 
 
 def _cell(mean: float, sd: float) -> str:

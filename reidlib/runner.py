@@ -1,7 +1,6 @@
 """Runs notebooks with papermill: checks parameters first, names the run, keeps what a failure leaves behind."""
 
 import ast
-import difflib
 import hashlib
 import json
 import os
@@ -14,14 +13,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 
 from reidlib import errors
-from reidlib.errors import ConfigError, DataError, ReidError
-from reidlib.paths import inside, notebooks_dir, outputs_dir, run_dir
+from reidlib.config import Config
+from reidlib.errors import ConfigError, DataError, ReidError, nearest
+from reidlib.paths import data_dir, in_checkout, inside, notebooks_dir, outputs_dir, owned, run_dir
 
 LONGEST_RUN_NAME = 120
 NOTEBOOK = "reidlib_notebook"  # in an executed copy's metadata: the stem of the notebook that was run
+PATHS = ("root", "folder")  # parameters that name a folder, meant from where the command is given
+UNNAMED = ("run", "resume")  # parameters that leave the run's name as it is
 AGAIN = ".again"  # in outputs/: hidden from results and from the notebooks that look for trained models
 
 
@@ -64,10 +67,19 @@ class Notebook:
         except (SyntaxError, ValueError, AttributeError) as error:
             raise DataError(f"{self.path}: the parameters cell may only hold lines like `seed = 0`.") from error
 
+    def config(self) -> type[Config] | None:
+        """The class of its settings: what a line `config = ...Config.preset(preset, ...)` names; None without one."""
+        code = "\n".join(cell["source"] for cell in self.cells if cell["cell_type"] == "code")
+        if found := re.search(r"^config = (?:\w+\.)?(\w+)\.preset\(preset\b", code, re.MULTILINE):
+            for module in re.findall(r"^from reidlib\.methods(?:\.| import )(\w+)", code, re.MULTILINE):
+                if config := getattr(import_module(f"reidlib.methods.{module}"), found[1], None):
+                    return config
+        return None
+
 
 @dataclass(frozen=True)
-class Run:
-    """One planned execution: the notebook, the parameters it is given, and the name of its folder in outputs/."""
+class Execution:
+    """What is planned: the notebook, the parameters it is given, and the name of its run, a folder in outputs/."""
 
     notebook: Notebook
     parameters: dict[str, object]
@@ -84,13 +96,12 @@ def select(names: list[str]) -> list[Notebook]:
     """The notebooks called by number ("2", "02"), file, stem, or the beginning of a stem with or without its number."""
     everything = notebooks()
     if not everything:
-        raise DataError(f"There is no notebook in {notebooks_dir()}; expected those of the checkout.")
+        raise DataError(f"There is no notebook in {notebooks_dir()}; expected those of the project.")
     chosen = {}
     for name in names:
         found = [notebook for notebook in everything if _is_called(notebook.stem, name)]
         if not found:
-            nearest = _nearest(name, [notebook.stem for notebook in everything])
-            raise ConfigError(f"No notebook is called {name!r}; the nearest is {nearest!r}.")
+            raise ConfigError(f"No notebook is called {name!r}; {nearest(name, [one.stem for one in everything])}.")
         chosen |= dict.fromkeys(found)
     return list(chosen) if names else everything
 
@@ -111,17 +122,29 @@ def parse_value(text: str) -> object:
         return text
 
 
-def plan(chosen: list[Notebook], parameters: dict[str, object], name: str | None = None) -> list[Run]:
-    """What would be run, every parameter checked against the notebooks' defaults before a kernel starts.
+def given(texts: list[tuple[str, str]], chosen: list[Notebook]) -> dict[str, object]:
+    """Parameters from the command line: what is text by default stays text ("2024"), folders are made absolute."""
+    values = {}
+    for name, text in texts:
+        defaults = [notebook.parameters[name] for notebook in chosen if name in notebook.parameters]
+        value = parse_value(text)
+        if any(isinstance(default, str) for default in defaults) and not isinstance(value, str):
+            value = text
+        values[name] = str(Path(value).expanduser().absolute()) if name in PATHS and value else value
+    return values
+
+
+def plan(chosen: list[Notebook], parameters: dict[str, object], name: str | None = None) -> list[Execution]:
+    """What would be run, every parameter checked before a kernel starts: its name, its type, and what it says.
 
     A parameter must be known to one of the notebooks at least and goes to those that know it. `name` replaces the
     name that the run would get from its notebook and parameters. Raises ConfigError.
     """
     known = {parameter: None for notebook in chosen for parameter in notebook.parameters}
-    for parameter in parameters:
+    for parameter, value in parameters.items():
         if parameter not in known:
             asked = " or ".join(notebook.stem for notebook in chosen) if len(chosen) < 3 else "the notebooks"
-            hint = f"the nearest is {_nearest(parameter, known)!r}" if known else "there are none"
+            hint = _as_override(chosen, parameter, value) or nearest(parameter, known)
             raise ConfigError(f"No parameter of {asked} is called {parameter!r}; {hint}.")
     if name is not None and len(chosen) > 1:
         raise ConfigError(f"One run name ({name!r}) cannot serve {len(chosen)} notebooks; name one notebook.")
@@ -133,16 +156,37 @@ def plan(chosen: list[Notebook], parameters: dict[str, object], name: str | None
     return [_plan_one(notebook, parameters, name) for notebook in chosen]
 
 
-def _plan_one(notebook: Notebook, parameters: dict[str, object], name: str | None) -> Run:
-    given = {key: value for key, value in parameters.items() if key in notebook.parameters}
-    for key, value in given.items():
-        given[key] = _checked(notebook, key, value)
-    for key in notebook.parameters.keys() & given.get("overrides", {}):
+def _as_override(chosen: list[Notebook], name: str, value: object) -> str:
+    """How to give a setting of a method that was taken for a parameter; empty where it is none."""
+    classes = [notebook.config() for notebook in chosen if "overrides" in notebook.parameters]
+    if not any(hasattr(found, name) for found in classes if found):
+        return ""
+    return f'it is a setting of the method: -p overrides "{ {name: value} }"'
+
+
+def _plan_one(notebook: Notebook, parameters: dict[str, object], name: str | None) -> Execution:
+    values = {key: _checked(notebook, key, value) for key, value in parameters.items() if key in notebook.parameters}
+    for key in notebook.parameters.keys() & values.get("overrides", {}):
         raise ConfigError(f"overrides names {key!r}, which is a parameter of {notebook.stem} itself: -p {key} VALUE.")
-    name = name or run_name(notebook.stem, given)
+    if "dataset" in values:
+        _check_dataset(values["dataset"])
+    settings = {key: values[key] for key in ("preset", "max_steps", "overrides") if key in values}
+    if settings and (config := notebook.config()):
+        preset, overrides = settings.pop("preset", notebook.parameters["preset"]), settings.pop("overrides", {})
+        config.preset(preset, **settings, **overrides)  # refuses what it does not know
+    name = name or run_name(notebook.stem, {key: value for key, value in values.items() if key not in UNNAMED})
     if "run" in notebook.parameters:
-        given["run"] = name
-    return Run(notebook, given, name, tuple(key for key in parameters if key not in notebook.parameters))
+        values["run"] = name
+    return Execution(notebook, values, name, tuple(key for key in parameters if key not in notebook.parameters))
+
+
+def _check_dataset(name: str) -> None:
+    from reidlib.data import names
+
+    known = [*names, *(f"toy/{other}" for other in names if other not in ("toy", "folder"))]
+    if name not in known:
+        choices = known if "/" in name else names
+        raise ConfigError(f"There is no data set {name!r}; {nearest(name, choices)}.")
 
 
 def _checked(notebook: Notebook, name: str, value: object) -> object:
@@ -167,7 +211,7 @@ def _checked(notebook: Notebook, name: str, value: object) -> object:
     return value
 
 
-def plan_again(name: str) -> Run:
+def plan_again(name: str) -> Execution:
     """The run of outputs/<name> once more, with the parameters it had, into the emptied outputs/.again/<name>.
 
     Raises DataError where no such run was finished, ConfigError where its notebook has other parameters now.
@@ -175,17 +219,17 @@ def plan_again(name: str) -> Run:
     executed = inside(outputs_dir(), name) / "executed.ipynb"
     if not executed.is_file():
         finished = [path.parent.name for path in sorted(outputs_dir().glob("[!.]*/executed.ipynb"))]
-        hint = f"the nearest that was is {_nearest(name, finished)!r}" if finished else "none was yet"
-        raise DataError(f"No run {name!r} was finished in {outputs_dir()}; {hint}.")
+        raise DataError(f"No run {name!r} was finished in {outputs_dir()}; {nearest(name, finished)}.")
     try:
         about = json.loads(executed.read_text(encoding="utf-8"))["metadata"]
         stem, parameters = about[NOTEBOOK], dict(about["papermill"]["parameters"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{executed} does not say how it was run ({error!r}); expected one by `reid run`.") from error
-    [run] = plan([Notebook(inside(notebooks_dir(), f"{stem}.ipynb"))], parameters)
+    parameters.pop("resume", None)
+    [planned] = plan([Notebook(inside(notebooks_dir(), f"{stem}.ipynb"))], parameters)
     again = f"{AGAIN}/{name}"
     shutil.rmtree(inside(outputs_dir(), again), ignore_errors=True)
-    return replace(run, name=again, parameters=run.parameters | {"run": again})
+    return replace(planned, name=again, parameters=planned.parameters | {"run": again})
 
 
 def run_name(stem: str, parameters: dict[str, object]) -> str:
@@ -202,49 +246,54 @@ def _sanitised(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.=+-]+", "-", name).strip("-").lstrip(".")
 
 
-def _nearest(name: str, choices) -> str:
-    """The choice most like `name`; a choice that holds it comes before one that is only spelled alike."""
-    return max(choices, key=lambda choice: (name in choice, difflib.SequenceMatcher(None, name, choice).ratio()))
-
-
-def execute(run: Run) -> float:
+def execute(planned: Execution) -> float:
     """Run one notebook to outputs/<run>/executed.ipynb and return its seconds.
 
     It grows as executed.partial.ipynb and takes its final name only when the last cell is done, so an earlier good
-    notebook survives a failure. Raises NotebookError when a cell fails or the kernel dies, ReidError where the copy
-    cannot be written; KeyboardInterrupt ends the kernel and passes on.
+    notebook survives a failure. A partial copy left by an earlier execution says that it did not finish: only then are
+    its trainings taken up (the notebook's parameter `resume`). Raises NotebookError when a cell fails or the kernel
+    dies, ReidError where the copy cannot be written or another process is executing the same run; KeyboardInterrupt
+    ends the kernel and passes on.
     """
+    folder = run_dir(planned.name)
+    with owned(folder / ".lock", folder):
+        return _execute(planned, folder)
+
+
+def _execute(planned: Execution, folder: Path) -> float:
     import nbformat
     import papermill
 
-    folder = run_dir(run.name)
-    notebook = nbformat.read(run.notebook.path, as_version=4)
-    notebook.metadata[NOTEBOOK] = run.notebook.stem
+    notebook = nbformat.read(planned.notebook.path, as_version=4)
+    notebook.metadata[NOTEBOOK] = planned.notebook.stem
     partial = folder / "executed.partial.ipynb"
-    partial.unlink(missing_ok=True)
+    parameters = planned.parameters
+    if "resume" in planned.notebook.parameters:
+        parameters = {"resume": partial.exists(), **parameters}
     started = time.perf_counter()
     try:
         with _kernel_of_this_interpreter():
             papermill.execute_notebook(
                 notebook,
                 partial,
-                run.parameters,
+                parameters,
                 kernel_name="python3",
-                cwd=run.notebook.path.parent,
+                cwd=planned.notebook.path.parent if in_checkout() else Path.cwd(),
                 progress_bar=sys.stderr.isatty(),
                 extra_arguments=["--log-level=CRITICAL"],  # a kernel's own notes would clutter the terminal
             )
     except papermill.PapermillExecutionError as error:
-        raise NotebookError(f"{_describe(error, run)}\nWhat ran is kept in {partial}") from error
+        raise NotebookError(f"{_describe(error, planned)}\nWhat ran is kept in {partial}") from error
     except RuntimeError as error:  # nbclient's DeadKernelError, jupyter_client's RuntimeError at the start
         _mark_unfinished(partial)
         raise NotebookError(
-            f"{run.notebook.stem}: the kernel died (killed, out of memory, or ended by the code itself): {error}; "
+            f"{planned.notebook.stem}: the kernel died (killed, out of memory, or ended by the code itself): {error}; "
             f"what ran is kept in {partial}"
         ) from error
     except OSError as error:  # papermill saves after every cell
         raise ReidError(
-            f"{run.notebook.stem}: {error}; {folder} could not be written; the executed notebook before is untouched."
+            f"{planned.notebook.stem}: {error}; {folder} could not be written; the executed notebook before is "
+            "untouched."
         ) from error
     except KeyboardInterrupt:
         _mark_unfinished(partial)
@@ -259,6 +308,7 @@ def _kernel_of_this_interpreter() -> Iterator[None]:
     before = dict(os.environ)
     os.environ.pop("JUPYTER_PATH", None)
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+    os.environ |= {"REIDLIB_DATA": str(data_dir()), "REIDLIB_OUTPUTS": str(outputs_dir())}  # it works in another folder
     os.environ["TQDM_DISABLE"] = "1"  # a bar drawn again and again swells an executed copy
     try:
         yield
@@ -267,9 +317,9 @@ def _kernel_of_this_interpreter() -> Iterator[None]:
         os.environ.update(before)
 
 
-def _describe(error, run: Run) -> str:
+def _describe(error, planned: Execution) -> str:
     """A failing cell in words: one sentence for a ReidError, else the end of its source and the exception."""
-    where = f"{run.notebook.stem}, cell In [{error.exec_count}]"
+    where = f"{planned.notebook.stem}, cell In [{error.exec_count}]"
     ours = getattr(errors, error.ename, None)
     if isinstance(ours, type) and issubclass(ours, ReidError):
         return f"{where}: {error.evalue}"

@@ -28,15 +28,21 @@ _loaded: dict[str, str] = {}  # the trained models that this process has loaded,
 
 
 class Run:
-    """`outputs/<name>/`: describe it first, add results as they come; each file is written whole or not at all."""
+    """`outputs/<name>/`: describe it first, add results as they come; each file is written whole or not at all.
 
-    def __init__(self, name: str):
-        self.name, self.folder = name, paths.run_dir(name)
+    `resume` is kept for its trainings (`fit(..., resume=run.resume)`): whether they take up what the folder holds.
+    """
+
+    def __init__(self, name: str, resume: bool = True):
+        self.name, self.resume, self.folder = name, resume, paths.run_dir(name)
+        self.about: dict[str, str] = {}  # of every row: its preset, and the settings that differ from it
         self.rows: list[dict] = []
         self.per_query: dict[str, np.ndarray] = {}
 
     def describe(self, data: PersonData, config: Config | None = None, **more) -> None:
         """config.json: settings, versions, commit and a fingerprint of the data, all that makes the run repeatable."""
+        if config is not None and "preset" in more:
+            self.about = {"preset": more["preset"], "settings": config.changes(more["preset"])}
         self.write_json(
             "config.json",
             {
@@ -53,7 +59,7 @@ class Run:
 
     def add(self, rows: list[dict], ranks: Mapping[str, Ranks], **labels) -> None:
         """Adds the rows of an evaluation with `labels` (method, label, dataset, seed) and writes metrics.json."""
-        self.rows += [{**labels, **row} for row in rows]
+        self.rows += [{**self.about, **labels, **row} for row in rows]
         for task, found in ranks.items():
             key = "|".join(str(labels.get(name, "")) for name in ("method", "label", "dataset", "seed")) + f"|{task}"
             self.per_query[f"{key}|first"] = found.first

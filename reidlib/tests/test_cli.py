@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import reidlib
 import reidlib.data
 from reidlib import runner
 from reidlib.cli import main
@@ -22,7 +23,7 @@ def shelf(tmp_path, monkeypatch):
 
     def execute(run):
         executed.append(run)
-        if run.parameters.get("dataset") == "broken" and run.notebook.stem.startswith("02"):
+        if run.parameters.get("dataset") == "mals" and run.notebook.stem.startswith("02"):
             raise runner.NotebookError("02_clip_baseline, cell In [3]: no such data set.")
         return 1.5
 
@@ -65,7 +66,7 @@ def test_a_parameter_some_notebooks_lack_is_mentioned(shelf, tmp_path, capsys):
 
 
 def test_a_failure_stops_and_names_what_remains(shelf, capsys):
-    assert main(["run", "-p", "dataset", "broken"]) == 1
+    assert main(["run", "-p", "dataset", "mals"]) == 1
     assert [run.notebook.stem for run in shelf] == ["00_start_here", "02_clip_baseline"]
     complaint = capsys.readouterr().err
     assert "reid: 02_clip_baseline, cell In [3]: no such data set." in complaint
@@ -125,7 +126,27 @@ def test_a_mistake_in_the_data_is_one_sentence(monkeypatch, capsys):
     assert capsys.readouterr().err == "reid: reid_raw.json, record 3: no id.\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["nope"], ["run", "-p", "seed"], ["check"]])
+def test_alone_it_shows_help_and_knows_its_version(capsys):
+    assert main([]) == 0
+    assert capsys.readouterr().out.startswith("usage: reid")
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0 and capsys.readouterr().out == f"reid {reidlib.__version__}\n"
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_tables_fit_the_terminal(shelf, tmp_path, monkeypatch, capsys, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    rows = [row(60.0 + seed, seed, label="CLIP fine-tuned on captions and sketches") for seed in range(3)]
+    write_metrics(tmp_path / "outputs", "02", rows)
+    for command in ("list", "results"):
+        assert main([command]) == 0
+        printed = capsys.readouterr().out.splitlines()
+        assert max(map(len, printed)) <= width and len(printed) > 1
+    assert "61.00 ± 1.00" in printed[-1]
+
+
+@pytest.mark.parametrize("arguments", [["nope"], ["run", "-p", "seed"], ["check"]])
 def test_wrong_use_is_explained(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)

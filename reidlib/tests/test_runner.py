@@ -3,6 +3,8 @@
 import ast
 import json
 import os
+import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -14,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from reidlib import runner
-from reidlib.errors import ConfigError, DataError
+from reidlib import paths, runner
+from reidlib.errors import ConfigError, DataError, ReidError
 from reidlib.runner import Notebook, NotebookError, execute, parse_value, plan, run_name, select
 from reidlib.tests.figures import unseen
 
@@ -69,10 +71,11 @@ def test_select(shelf, names, expected):
 
 
 def test_select_names_the_nearest(shelf):
-    with pytest.raises(ConfigError, match="'clip_base_line'.*nearest is '02_clip_baseline'"):
+    with pytest.raises(ConfigError, match="'clip_base_line'; did you mean '02_clip_baseline'"):
         select(["clip_base_line"])
-    with pytest.raises(ConfigError, match="'7'"):
-        select(["7"])
+    for strange in ("7", "99", "nosuch"):
+        with pytest.raises(ConfigError, match=f"{strange!r}; known are 00_start_here, 02_clip_baseline,"):
+            select([strange])
 
 
 def test_select_without_notebooks(tmp_path, monkeypatch):
@@ -149,7 +152,7 @@ def test_plan_refuses_an_override_that_is_a_parameter(shelf):
 
 
 def test_plan_refuses_an_unknown_parameter_and_names_the_nearest(shelf):
-    with pytest.raises(ConfigError, match="'datset'; the nearest is 'dataset'"):
+    with pytest.raises(ConfigError, match="'datset'; did you mean 'dataset'"):
         planned(shelf, ["02"], {"datset": "toy"})
     with pytest.raises(ConfigError, match="'epochs'"):
         planned(shelf, ["02", "20"], {"epochs": 1})
@@ -160,6 +163,56 @@ def test_a_parameter_goes_to_the_notebooks_that_know_it(shelf):
     assert "epochs" not in first.parameters and first.skipped == ("epochs",)
     assert first.name == "02_clip_baseline+seed=2"
     assert second.parameters["epochs"] == 1 and second.skipped == ()
+
+
+WITH_SETTINGS = """
+from reidlib.methods.clip import ClipConfig
+config = ClipConfig.preset(preset, max_steps=max_steps, **overrides)
+"""
+
+
+@pytest.fixture
+def training(tmp_path):
+    """A notebook that trains: it knows presets, overrides and whether it goes on."""
+    parameters = (
+        'dataset = "toy"\nroot = ""\npreset = "toy"\nmax_steps = 0\noverrides = {}\nresume = True\nrun = "02_x"'
+    )
+    return write(tmp_path, "02_x", WITH_SETTINGS, parameters=parameters + "\nresume = True")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "complaint"),
+    [
+        ({"dataset": "cukh-pedes"}, "There is no data set 'cukh-pedes'; did you mean 'cuhk-pedes'"),
+        ({"dataset": "nosuch"}, "There is no data set 'nosuch'; known are"),
+        ({"preset": "papper"}, "There is no preset 'papper'"),
+        ({"overrides": {"epoch": 3}}, "ClipConfig has no setting 'epoch'; did you mean 'epochs'"),
+        ({"overrides": {"epochs": "three"}}, "ClipConfig.epochs should be int"),
+        ({"max_steps": -5}, "ClipConfig.max_steps should be at least 0 and got -5"),
+        ({"epochs": 3}, "No parameter of 02_x is called 'epochs'; it is a setting of the method: "
+                        "-p overrides \"{'epochs': 3}\""),
+    ],
+)  # fmt: skip
+def test_what_cannot_run_is_refused_before_a_kernel_starts(training, tmp_path, monkeypatch, parameters, complaint):
+    monkeypatch.setenv("REIDLIB_OUTPUTS", str(tmp_path / "outputs"))
+    with pytest.raises(ConfigError, match=re.escape(complaint)):
+        plan([training], parameters)
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_folders_are_meant_from_where_the_command_is_given(training, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    texts = [("root", "2024"), ("max_steps", "3"), ("overrides", "{'epochs': 2}"), ("dataset", "7")]
+    assert runner.given(texts, [training]) == {
+        "root": str(tmp_path / "2024"), "max_steps": 3, "overrides": {"epochs": 2}, "dataset": "7"
+    }  # fmt: skip
+    assert runner.given([("root", "")], [training]) == {"root": ""}
+    assert runner.given([("dataset", "'7'")], [training]) == {"dataset": "7"}
+
+
+def test_resume_does_not_name_a_run(training):
+    [planned] = plan([training], {"resume": False})
+    assert planned.name == "02_x" and planned.parameters["resume"] is False
 
 
 def test_a_given_run_name(shelf):
@@ -216,7 +269,7 @@ def test_a_good_notebook_leaves_its_executed_copy(tmp_path, monkeypatch):
         parameters={"seed": 3},
     )  # fmt: skip
     assert folder.name == "02_good+seed=3" and seconds > 0
-    assert [path.name for path in folder.iterdir()] == ["executed.ipynb"]
+    assert [path.name for path in folder.glob("[!.]*")] == ["executed.ipynb"]
     printed = nbformat.read(folder / "executed.ipynb", 4).cells[-1].outputs[0].text
     assert printed.split() == [sys.executable, "02_good+seed=3", "3", str(tmp_path), "False"]
     assert os.environ["JUPYTER_PATH"] == str(tmp_path / "elsewhere")
@@ -262,6 +315,54 @@ def test_an_error_of_ours_is_one_sentence(tmp_path, monkeypatch):
     assert first == "02_ours, cell In [4]: a.json, record 3: no id." and "executed.partial.ipynb" in second
 
 
+def test_trainings_are_taken_up_only_where_the_last_execution_did_not_finish(tmp_path, monkeypatch):
+    cells = ["print(resume)\nimport pathlib\nassert not pathlib.Path('trouble').exists()"]
+    parameters = 'resume = True\nrun = "02_again"'
+    monkeypatch.setenv("REIDLIB_OUTPUTS", str(tmp_path / "outputs"))
+    [planned] = plan([write(tmp_path, "02_again", *cells, parameters=parameters)], {})
+    folder = tmp_path / "outputs" / "02_again"
+
+    def printed(name):
+        return nbformat.read(folder / f"{name}.ipynb", 4).cells[-1].outputs[0].text.strip()
+
+    (tmp_path / "trouble").touch()
+    with pytest.raises(NotebookError):
+        execute(planned)
+    assert printed("executed.partial") == "False"
+    (tmp_path / "trouble").unlink()
+    execute(planned)
+    assert printed("executed") == "True"
+    execute(planned)
+    assert printed("executed") == "False"
+
+
+def test_one_process_writes_a_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("REIDLIB_OUTPUTS", str(tmp_path / "outputs"))
+    [planned] = plan([write(tmp_path, "02_x")], {})
+    lock = paths.run_dir("02_x") / ".lock"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", "import sys, time; from pathlib import Path; from reidlib import paths\n"
+         "with paths.owned(Path(sys.argv[1]), ''): print('held', flush=True); time.sleep(60)", lock],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(ReidError, match="Another run is writing .*02_x; wait until it has ended"):
+        execute(planned)
+    holder.kill()
+    holder.wait()
+    execute(planned)  # the system frees what a killed process held
+
+
+def test_folders_given_from_here_are_the_same_in_the_kernel(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REIDLIB_DATA", "pictures")
+    (tmp_path / "notebooks").mkdir()
+    cell = "from reidlib import paths\nprint(paths.data_dir(), paths.run_dir(run))"
+    _, folder = run_it(tmp_path / "notebooks", pathlib.Path("made"), monkeypatch, "02_here", cell)
+    printed = nbformat.read(tmp_path / folder / "executed.ipynb", 4).cells[-1].outputs[0].text
+    assert printed.split() == [str(tmp_path / "pictures"), str(tmp_path / "made" / "02_here")]
+
+
 @pytest.mark.parametrize("end", ["os._exit(1)", "os.kill(os.getpid(), 9)"])
 def test_a_dead_kernel_is_one_sentence_and_later_cells_are_pending(tmp_path, monkeypatch, end):
     with pytest.raises(NotebookError, match="02_dead: the kernel died") as caught:
@@ -293,6 +394,6 @@ def test_ctrl_c_ends_the_kernel_with_130(tmp_path):
     assert "reid: interrupted" in complaint.splitlines()  # beside what the kernel's client may say of its own
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
-    [kept] = (tmp_path / "outputs" / "02_long").iterdir()
+    [kept] = (tmp_path / "outputs" / "02_long").glob("[!.]*")
     assert kept.name == "executed.partial.ipynb"
     assert cell_states(kept)[-2:] == ["failed", "pending"]
