@@ -87,7 +87,16 @@ class CFFAConfig(Config):
     @classmethod
     def toy(cls) -> Self:
         # At the official tau the small towers make all cosines equal.
-        return cls(augment="cfine", epochs=5, optimizer="adam", lr=3e-4, weight_decay=4e-5, tau=0.05, mal_factor="tau")
+        return cls(
+            augment="cfine",
+            epochs=1,
+            warmup_epochs=0.2,
+            optimizer="adam",
+            lr=3e-4,
+            weight_decay=4e-5,
+            tau=0.05,
+            mal_factor="tau",
+        )
 
 
 class Features(NamedTuple):

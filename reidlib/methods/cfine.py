@@ -97,7 +97,8 @@ class CFineConfig(Config):
         return cls(
             augment="cfine",
             text_length=60,
-            epochs=6,
+            epochs=1,
+            warmup_epochs=0.2,
             batch_size=32,
             optimizer="adam",
             lr=5e-5,  # a larger one fits the few training people and finds fewer of the others

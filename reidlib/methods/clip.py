@@ -43,7 +43,7 @@ class ClipConfig(Config):
 
     @classmethod
     def toy(cls) -> "ClipConfig":
-        return cls(loss="itc", augment="cfine", epochs=10, batch_size=64, lr=6e-4, weight_decay=0.05)
+        return cls(loss="itc", augment="cfine", epochs=2, warmup_epochs=0.2, batch_size=64, lr=6e-4, weight_decay=0.05)
 
 
 class Clip(Method):

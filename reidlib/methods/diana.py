@@ -82,7 +82,7 @@ class DianaConfig(Config):
 
     @classmethod
     def toy(cls) -> Self:
-        return cls(**_toy(), epochs=7, select_by="d2i R@1")
+        return cls(**_toy(), epochs=1, select_by="d2i R@1")
 
 
 @dataclass
@@ -114,13 +114,14 @@ class DianaPretrainConfig(DianaConfig):
 
     @classmethod
     def toy(cls) -> Self:
-        return cls(**_toy(), epochs=12)
+        return cls(**_toy(), epochs=2)
 
 
 def _toy() -> dict[str, Any]:
     """What both stages of the toy preset share; with so few steps, masked words cost more than they teach."""
     return {
         "batch_size": 32,
+        "warmup_epochs": 0.2,
         "lr": 3e-4,
         "head_lr": 3.0,
         "num_queries": 8,

@@ -64,7 +64,8 @@ class AdaptConfig(Config):
     def toy(cls) -> Self:
         """Softer than the paper: while little is known, R-ITC is content with a model that finds everything alike."""
         return cls(
-            epochs=5,
+            epochs=1,
+            warmup_epochs=0.2,
             batch_size=64,
             lr=3e-4,
             betas=(0.9, 0.98),
@@ -114,7 +115,8 @@ class InvertConfig(Config):
     @classmethod
     def toy(cls) -> Self:
         return cls(
-            epochs=4,
+            epochs=1,
+            warmup_epochs=0.2,
             batch_size=32,
             lr=5e-5,
             betas=(0.9, 0.98),

@@ -19,11 +19,11 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def toy_root(places: None) -> Path:
-    """The toy world of forty people, drawn once: `load("toy", toy_root)`."""
+    """The toy world of forty people, 27 of whom train, drawn once: `load("toy", toy_root)`."""
     from reidlib import toyworld
 
     root = Path(os.environ["REIDLIB_DATA"], "toy")
-    toyworld.make(root, identities=40)
+    toyworld.make(root, people=27)
     return root
 
 

@@ -10,7 +10,7 @@ from reidlib.toyworld.people import ATTRIBUTES
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    return make(tmp_path_factory.mktemp("toy") / "world", identities=24)
+    return make(tmp_path_factory.mktemp("toy") / "world", people=16)
 
 
 @pytest.mark.parametrize("name", ["toy", *(f"toy/{name}" for name in names if name not in ("toy", "folder"))])

@@ -12,13 +12,13 @@ from PIL import Image
 from scipy.io import loadmat
 
 from reidlib.errors import DataError
-from reidlib.toyworld import VERSION, layouts, make, people
+from reidlib.toyworld import VERSION, album, layouts, make, people
 from reidlib.toyworld import world as drawn
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    return make(tmp_path_factory.mktemp("data") / "toy", identities=12, seed=3)
+    return make(tmp_path_factory.mktemp("data") / "toy", people=8, seed=3)
 
 
 def read(path):
@@ -41,14 +41,23 @@ def splits_of(records):
 
 
 def test_same_bytes(world, tmp_path):
-    assert digest(make(tmp_path / "toy", identities=12, seed=3)) == digest(world)
+    assert digest(make(tmp_path / "toy", people=8, seed=3)) == digest(world)
+
+
+def test_several_processes_draw_the_same(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(album, "A_SHARE", 100)
+    assert digest(make(tmp_path / "toy", people=8, seed=3)) == digest(world)
+
+
+def test_what_another_process_does_not_draw_is_drawn_here(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(album, "A_SHARE", 100)
+    monkeypatch.setattr(album, "WORKER", "import sys; sys.stdin.buffer.read(); sys.exit(1)")
+    assert digest(make(tmp_path / "toy", people=8, seed=3)) == digest(world)
 
 
 def test_another_seed_is_another_world(world, tmp_path, monkeypatch):
-    blank = Image.new("RGB", (64, 128))
-    monkeypatch.setattr(layouts.draw, "photo", lambda *_: blank)
-    monkeypatch.setattr(layouts.sketch, "draw", lambda *_: blank)
-    other = make(tmp_path / "toy", identities=12, seed=4)
+    monkeypatch.setattr(album.Album, "draw", lambda _: None)
+    other = make(tmp_path / "toy", people=8, seed=4)
     assert read(other / "CUHK-PEDES/reid_raw.json") != read(world / "CUHK-PEDES/reid_raw.json")
 
 
@@ -155,6 +164,42 @@ def test_pku_sketch(world):
         assert len(path.read_text().split()) == int(path.stem.split("_")[1])
 
 
+def test_interactive_pedes(world):
+    root = world / "Interactive-PEDES"
+    records, attributes = read(root / "Interactive-PEDES_interactive_annos.json"), read(root / "attributes.json")
+    by_split = splits_of(records)
+    assert set(by_split) == {"train", "val", "test"} and by_split["train"] == set(range(len(by_split["train"])))
+    for record in records:
+        name, _, path = record["file_path"].partition("/imgs/")
+        assert (root / record["file_path"]).samefile(world / name / "imgs" / path)
+        assert set(attributes[record["file_path"]]) == set(people.ATTRIBUTES)
+        first, whole = record["initial_description"], record["fine-grained_description"]
+        assert len(record["captions"]) == 2 and 2 <= len(first.split()) < len(whole.split())
+        assert (record["split"] == "train") == ("questions" in record) == ("answers" in record)
+        assert len(record.get("questions", ())) == len(record.get("answers", ()))
+
+
+def test_orbench(world):
+    root = world / "ORBench"
+    train, protocol = read(root / "train_annos.json"), read(root / "test_gallery_and_queries.json")
+    gallery = protocol.pop("RGB_GALLERY")
+    assert all((root / path).is_file() for path in [r["file_path"] for r in train] + [path for _, path in gallery])
+    assert not {r["id"] for r in train} & {pid for pid, _ in gallery}
+    assert (
+        len(protocol) == 32
+        and sorted(len(mode.split("+")) for mode in protocol) == [1] * 4 + [2] * 12 + [3] * 12 + [4] * 4
+    )
+    for mode, rows in protocol.items():
+        assert {pid for pid, *_ in rows} == {pid for pid, _ in gallery}
+        for pid, *parts in rows:
+            for kind, part in zip(mode.split("+"), parts, strict=True):
+                if kind == "TEXT":
+                    assert part.endswith(".")
+                else:
+                    assert part.startswith(f"{kind.lower()}/{pid:04d}/") and (root / part).is_file()
+    assert {path.name for path in root.iterdir() if path.is_dir()} == {"vis", "nir", "cp", "sk"}
+
+
 def test_market_sketch(world):
     root = world / "Market-Sketch-1K"
     pids = {split: {p.name[:4] for p in (root / "photo" / split).iterdir()} for split in ("train", "query")}
@@ -185,7 +230,7 @@ def test_market_attributes_of_a_person():
 
 def test_made_once(world, monkeypatch):
     monkeypatch.setattr(drawn, "_write_all", lambda *_: pytest.fail("written twice"))
-    assert make(world, identities=12, seed=3) == world
+    assert make(world, people=8, seed=3) == world
 
 
 def test_an_interrupted_world_is_not_there(tmp_path, monkeypatch):
@@ -205,7 +250,7 @@ def test_an_older_world_is_replaced(tmp_path, monkeypatch):
     root = make(tmp_path / "toy", seed=1)
     (root / "of the first").touch()
     make(root, seed=2)
-    assert read(root / drawn.MARKER) == {"version": VERSION, "identities": 300, "seed": 2}
+    assert read(root / drawn.MARKER) == {"version": VERSION, "people": drawn.PEOPLE, "seed": 2}
     assert [p.name for p in root.iterdir()] == [drawn.MARKER] and list(tmp_path.iterdir()) == [root]
 
 
@@ -217,8 +262,8 @@ def test_a_folder_of_someone_else_is_left_alone(tmp_path):
 
 
 def test_too_few_identities(tmp_path):
-    with pytest.raises(DataError, match="at least 12"):
-        make(tmp_path / "toy", identities=5)
+    with pytest.raises(DataError, match="at least 8"):
+        make(tmp_path / "toy", people=5)
 
 
 def test_two_at_once(tmp_path, monkeypatch):
@@ -230,4 +275,4 @@ def test_two_at_once(tmp_path, monkeypatch):
     with ThreadPoolExecutor(2) as pool:
         roots = list(pool.map(lambda _: make(tmp_path / "toy"), range(2)))
     assert roots == [tmp_path / "toy"] * 2 and list(tmp_path.iterdir()) == [tmp_path / "toy"]
-    assert read(tmp_path / "toy" / drawn.MARKER)["identities"] == 300
+    assert read(tmp_path / "toy" / drawn.MARKER)["people"] == drawn.PEOPLE

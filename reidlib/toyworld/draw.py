@@ -14,6 +14,7 @@ from reidlib.toyworld.scenes import HEIGHT, SCALE, WIDTH
 from reidlib.toyworld.shapes import Part, Point, accent, darker
 from reidlib.toyworld.shots import Shot
 
+INFRARED = (0.6, 0.3, 0.1, 20)  # of red, green and blue, and what is added
 BUSH, CAR_COLOURS = (58, 104, 52), ((150, 36, 40), (60, 84, 130), (196, 198, 200), (52, 54, 58))
 
 
@@ -74,7 +75,8 @@ def paint(canvas: Image.Image, person: Person, shot: Shot) -> None:
         if part.width:
             pen.line(points, fill=part.colour, width=max(1, round(part.width * unit)), joint="curve")
             continue
-        pen.polygon(points, fill=part.colour, outline=darker(part.colour, 0.72), width=2)
+        pen.polygon(points, fill=part.colour)
+        pen.line([*points, points[0]], fill=darker(part.colour, 0.72), width=3)
         if part.pattern != "plain":
             lay_pattern(canvas, points, pattern_mask(part.pattern), accent(part.colour))
 
@@ -111,29 +113,28 @@ def occlude(canvas: Image.Image, shot: Shot, rng: random.Random) -> None:
 
 @lru_cache
 def _grain() -> np.ndarray:
-    """A field of noise from which every picture takes its own window: (512, 512, 3) int16, standard deviation 16."""
-    return (np.random.default_rng(0).standard_normal((512, 512, 3)) * 16).astype(np.int16)
+    """A field of noise from which every picture takes its own window: (512, 512, 3) float32, standard deviation 1."""
+    return np.random.default_rng(0).standard_normal((512, 512, 3), dtype=np.float32)
 
 
 def expose(picture: Image.Image, shot: Shot, rng: random.Random) -> Image.Image:
     """Colour cast, brightness, blur and grain of the camera and the moment."""
     camera = scenes.CAMERA[shot.camera]
-    warm = (1 + shot.warmth, 1.0, 1 - shot.warmth)
-    table = []
-    for cast, tint in zip(camera.cast, warm, strict=True):
-        gain = camera.light * shot.light * cast * tint
-        table += [min(255, round(value * gain)) for value in range(256)]
-    picture = picture.point(table)
     blur = camera.blur + shot.blur
     if blur > 0.3:
         picture = picture.filter(ImageFilter.GaussianBlur(min(blur, 0.9)))
+    warm = np.array((1 + shot.warmth, 1.0, 1 - shot.warmth))
+    gain = (camera.light * shot.light * warm * camera.cast).astype(np.float32)
     x, y = rng.randrange(512 - WIDTH), rng.randrange(512 - HEIGHT)
-    grain = _grain()[y : y + HEIGHT, x : x + WIDTH] * int(camera.noise) // 16
-    return Image.fromarray(np.clip(np.asarray(picture) + grain, 0, 255).astype(np.uint8))
+    exposed = np.asarray(picture) * gain + camera.noise * _grain()[y : y + HEIGHT, x : x + WIDTH]
+    return Image.fromarray(exposed.clip(0, 255).astype(np.uint8))
 
 
-def photo(person: Person, shot: Shot | random.Random) -> Image.Image:
-    """The picture of `person` that `shot` describes (or a shot drawn from the generator): RGB, 64 wide, 128 high."""
+def photo(person: Person, shot: Shot | random.Random, infrared: bool = False) -> Image.Image:
+    """The picture of `person` that `shot` describes (or a shot drawn from the generator): RGB, 64 wide, 128 high.
+
+    infrared: as a camera sees at night, without colours and with cloth brighter the redder it is.
+    """
     if isinstance(shot, random.Random):
         shot = shots.sample(shot)
     rng = random.Random(shot.seed)
@@ -143,4 +144,5 @@ def photo(person: Person, shot: Shot | random.Random) -> Image.Image:
     ImageDraw.Draw(canvas, "RGBA").ellipse((x - 50, y - 11, x + 56, y + 8), fill=(20, 20, 24, 90))
     paint(canvas, person, shot)
     occlude(canvas, shot, rng)
-    return expose(canvas.reduce(SCALE), shot, rng)
+    picture = expose(canvas.reduce(SCALE), shot, rng)
+    return picture.convert("L", INFRARED).convert("RGB") if infrared else picture

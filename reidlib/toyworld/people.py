@@ -2,7 +2,7 @@
 
 import random
 import zlib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 RGB = tuple[int, int, int]
 
@@ -98,8 +98,7 @@ class Person:
     @property
     def attributes(self) -> dict[str, str]:
         """The keys of ATTRIBUTES and their values, without what is only drawn."""
-        everything = asdict(self)
-        return {key: everything[key] for key in ATTRIBUTES}
+        return {key: getattr(self, key) for key in ATTRIBUTES}
 
 
 def for_pretraining(person: Person) -> bool:

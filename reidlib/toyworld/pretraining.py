@@ -32,7 +32,7 @@ def pretraining_pairs(identities: int, seed: int) -> tuple[np.ndarray, list[str]
         seen = shots.visible(person, shot)
         drawn = n >= round(identities * (1 - DRAWN))
         if drawn:
-            pictures[n] = np.asarray(sketch.draw(person, shot, rng.choice(sketch.HANDS), rng))
+            pictures[n] = np.asarray(sketch.draw(person, shot, rng.choice(sketch.HANDS), rng.getrandbits(32)))
         else:
             pictures[n] = np.asarray(draw.photo(person, shot))
         if drawn or rng.random() < VAGUE:

@@ -1,9 +1,10 @@
-"""Sketches of the toy world: the person drawn again from memory by one of three hands, never traced from the photo."""
+"""Drawings of the toy world: the person drawn again from memory by one of four hands, never traced from the photo."""
 
 import random
 from dataclasses import replace
 from functools import lru_cache
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from reidlib.toyworld.body import Pose
@@ -15,9 +16,15 @@ from reidlib.toyworld.shapes import Part, Point
 from reidlib.toyworld.shots import Shot
 
 HANDS = ("clean", "shaky", "shaded")
+COLOURED = "coloured"  # a fourth hand, with colour pencils
 INK, SECOND_LINE, PAPER = (30, 30, 34), (90, 90, 94), (255, 255, 255)
 BARE = frozenset(("head", "hand", "leg", "forearm", "neck", "ear", "nose", "neckline", "foot"))  # skin has no tone
-SHADING = {"clean": 0.55, "shaky": 0.8, "shaded": 1.0}  # how far a hand's pencil follows the darkness of a thing
+SHADING = {
+    "clean": 0.55,
+    "shaky": 0.8,
+    "shaded": 1.0,
+    COLOURED: 0.75,
+}  # how far a hand's pencil follows the darkness of a thing
 
 
 def remembered(person: Person, rng: random.Random) -> Person:
@@ -51,49 +58,63 @@ def hatching(spacing: int) -> Image.Image:
     return mask
 
 
+@lru_cache
+def _wobble() -> np.ndarray:
+    """Small displacements from which every trembling line takes its own, (65536, 2), standard deviation 1."""
+    return np.random.default_rng(0).standard_normal((65536, 2))
+
+
 def tremble(points: list[Point], amount: float, rng: random.Random) -> list[Point]:
     """The outline with extra points, all of them a little off."""
-    shaken = []
-    for (x0, y0), (x1, y1) in zip(points, points[1:] + points[:1], strict=True):
-        for x, y in ((x0, y0), ((x0 + x1) / 2, (y0 + y1) / 2)):
-            shaken.append((x + rng.gauss(0, amount), y + rng.gauss(0, amount)))
-    return shaken
+    corners = np.array(points + points[:1])
+    outline = np.stack([corners[:-1], (corners[:-1] + corners[1:]) / 2], axis=1).reshape(-1, 2)
+    first = rng.randrange(65536 - len(outline))
+    return list(map(tuple, (outline + amount * _wobble()[first : first + len(outline)]).tolist()))
 
 
-def tone(part: Part, hand: str, rng: random.Random) -> int:
-    """The grey of a part, 0 to 255: roughly as dark as its cloth or hair, as artists shade for the police."""
+def tone(part: Part, hand: str, rng: random.Random) -> tuple[int, int, int]:
+    """The grey of a part, roughly as dark as its cloth or hair, as artists shade for the police; or a pale colour."""
     red, green, blue = part.colour
+    if hand == COLOURED:
+        press = SHADING[hand] * rng.uniform(0.85, 1.15)
+        return tuple(round(255 - min(1.0, press) * (255 - value)) for value in part.colour)
     darkness = 0.0 if part.name in BARE else max(0.0, 1 - (0.3 * red + 0.59 * green + 0.11 * blue) / 215)
-    return round(255 * (1 - SHADING[hand] * min(1.0, darkness * rng.uniform(0.85, 1.15))))
+    return (round(255 * (1 - SHADING[hand] * min(1.0, darkness * rng.uniform(0.85, 1.15)))),) * 3
 
 
-def ink(canvas: Image.Image, part: Part, points: list[Point], hand: str, rng: random.Random) -> None:
+def ink(
+    canvas: Image.Image, pen: ImageDraw.ImageDraw, part: Part, points: list[Point], hand: str, rng: random.Random
+) -> None:
     """Draw one part: paper inside, so that it hides what lies behind, then tone, pattern and outline."""
-    pen = ImageDraw.Draw(canvas)
     if part.width:
         pen.line(points, fill=INK, width=3 if part.name in ("strap", "belt", "carried") else 2)
         return
     if hand == "shaky":
         points = tremble(points, 1.3, rng)
-    grey = tone(part, hand, rng)
-    pen.polygon(points, fill=PAPER if hand == "shaky" else (grey, grey, grey))
-    if hand == "shaky" and grey < 235:  # strokes, the denser the darker
-        lay_pattern(canvas, points, hatching(max(4, round(4 * 215 / (255 - grey)))), INK)
+    shade = tone(part, hand, rng)
+    pen.polygon(points, fill=PAPER if hand == "shaky" else shade)
+    if hand == "shaky" and shade[0] < 235:  # strokes, the denser the darker
+        lay_pattern(canvas, points, hatching(max(4, round(4 * 215 / (255 - shade[0])))), INK)
     if part.pattern != "plain":
         lay_pattern(canvas, points, pattern_mask(part.pattern), INK)
-    pen.line([*points, points[0]], fill=INK, width=3 if hand == "shaky" else 4, joint="curve")
+    pen.line([*points, points[0]], fill=INK, width=3 if hand == "shaky" else 4)
     if hand == "shaky" and rng.random() < 0.5:
         pen.line(tremble(points, 1.5, rng), fill=SECOND_LINE, width=2)
 
 
-def draw(person: Person, shot: Shot, hand: str, rng: random.Random) -> Image.Image:
-    """A sketch of `person` by `hand` (one of HANDS) after the moment `shot`: dark on white, RGB, 64 wide, 128 high."""
+def draw(person: Person, shot: Shot, hand: str, seed: int) -> Image.Image:
+    """A drawing of `person` by `hand` after the moment `shot`: dark on white, RGB, 64 wide, 128 high.
+
+    hand: one of HANDS or COLOURED. seed: settles what is remembered and how the pencil moves.
+    """
+    rng = random.Random(seed)
     canvas = Image.new("RGB", (WIDTH * SCALE, HEIGHT * SCALE), PAPER)
+    pen = ImageDraw.Draw(canvas)
     pose, leftwards = pose_from_memory(shot, rng)
     person = remembered(person, rng)
     size = rng.uniform(106, 114) * person.height * SCALE
     middle, sole = (WIDTH / 2 + rng.uniform(-3, 3)) * SCALE, rng.uniform(121, 125) * SCALE
     across = -size if leftwards else size
     for part in figure(person, pose):
-        ink(canvas, part, [(middle + x * across, sole - (1 - y) * size) for x, y in part.points], hand, rng)
+        ink(canvas, pen, part, [(middle + x * across, sole - (1 - y) * size) for x, y in part.points], hand, rng)
     return canvas.reduce(SCALE)

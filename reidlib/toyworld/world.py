@@ -8,31 +8,37 @@ from pathlib import Path
 
 from reidlib.errors import DataError
 from reidlib.toyworld import layouts
+from reidlib.toyworld.album import Album
 
-VERSION = 3
+VERSION = 4
 MARKER = "toy_world.json"
-SIDE_WORLD, MARKET_WORLD, MALS_PAIRS = 40, 30, 600  # people (pairs) for every 300 identities
+PEOPLE = 1000  # who train, in the main data set
+VAL, TEST = (1 / 5, 40), (3 / 10, 60)  # people for every one who trains, and the most of them
+SIDE, MARKET, MALS = (1 / 5, 40), (3 / 20, 30), (3, 600)  # people (of MALS pairs) of another data set, likewise
 
 
-def make(root: Path | str, identities: int = 300, seed: int = 0) -> Path:
+def make(root: Path | str, people: int = PEOPLE, seed: int = 0) -> Path:
     """Write all toy data sets below `root` and return it; nothing is done when the same world is there already.
 
-    The files depend on `identities`, `seed` and VERSION only. They are written in a sibling folder that is renamed
-    when it is complete, so an interruption leaves no world and two processes may call at once. Raises DataError when
-    `root` holds something that is not a toy world.
+    people: how many train in CUHK-PEDES and ChatPedes; 40 more are their val and 60 their test split, and each of the
+    other data sets has some tens of its own (fewer where `people` is below 200). seed: another one is another world, of
+    other people, on which a conclusion can be tried again. The files depend on these, and on VERSION, only. They are
+    written in a sibling folder that is renamed when it is complete, so an interruption leaves no world and two
+    processes may call at once.
+    Raises DataError when `root` holds something that is not a toy world.
     """
     root = Path(root)
-    made_from = {"version": VERSION, "identities": identities, "seed": seed}
+    made_from = {"version": VERSION, "people": people, "seed": seed}
     if _marker(root) == made_from:
         return root
     if _marker(root) is None and root.exists() and any(root.iterdir()):
         raise DataError(f"{root} is not a toy world; expected an empty or missing folder, or one with {MARKER}.")
-    if identities < 12:
-        raise DataError(f"identities={identities} is too few for the splits of a toy world; expected at least 12.")
+    if people < 8:
+        raise DataError(f"people={people} is too few for the splits of a toy world; expected at least 8.")
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch:
         world = Path(scratch, "world")
-        _write_all(world, identities, seed)
+        _write_all(world, people, seed)
         (world / MARKER).write_text(json.dumps(made_from) + "\n")
         _put_in_place(world, root, made_from)
     return root
@@ -56,18 +62,24 @@ def _put_in_place(world: Path, root: Path, made_from: dict) -> None:
             raise
 
 
-def _write_all(world: Path, identities: int, seed: int) -> None:
+def _write_all(world: Path, people: int, seed: int) -> None:
+    def size(share: float, most: int, least: int = 8) -> int:
+        return min(most, max(least, round(share * people)))
+
+    def rng(name: str) -> random.Random:
+        return random.Random(f"toy world {seed} {name}")
+
     taken: layouts.Worn = set()
-
-    def side(size: int) -> int:
-        return max(8, round(size * identities / 300))
-
-    val, test = round(identities * 2 / 15), round(identities / 5)
-    splits = {"train": identities - val - test, "val": val, "test": test}
-    rng = random.Random(f"toy world {seed}")
-    layouts.cuhk_and_chat(world, splits, taken, rng)
-    layouts.icfg(world / "ICFG-PEDES", side(SIDE_WORLD), taken, rng)
-    layouts.rstp(world / "RSTPReid", side(SIDE_WORLD), taken, rng)
-    layouts.mals(world / "MALS", side(MALS_PAIRS), taken, rng)
-    layouts.pku(world / "PKU-Sketch", side(SIDE_WORLD), taken, rng)
-    layouts.market(world / "Market-Sketch-1K", side(MARKET_WORLD), taken, rng)
+    album = Album()
+    splits = {"train": people, "val": size(*VAL, least=2), "test": size(*TEST, least=2)}
+    cuhk = layouts.cuhk_and_chat(world, splits, taken, rng("CUHK-PEDES"), album)
+    icfg = layouts.icfg(world / "ICFG-PEDES", size(*SIDE), taken, rng("ICFG-PEDES"), album)
+    layouts.rstp(world / "RSTPReid", size(*SIDE), taken, rng("RSTPReid"), album)
+    layouts.mals(world / "MALS", size(*MALS), taken, rng("MALS"), album)
+    layouts.pku(world / "PKU-Sketch", size(*SIDE), taken, rng("PKU-Sketch"), album)
+    layouts.market(world / "Market-Sketch-1K", size(*MARKET), taken, rng("Market-Sketch-1K"), album)
+    layouts.orbench(world / "ORBench", size(*SIDE, least=12), taken, rng("ORBench"), album)
+    few = {split: [p for p in pictures if p.pid < pictures[0].pid + size(*SIDE)] for split, pictures in cuhk.items()}
+    both = {"CUHK-PEDES": few, "ICFG-PEDES": icfg}
+    layouts.interactive(world / "Interactive-PEDES", both, rng("Interactive-PEDES"), album)
+    album.draw()
