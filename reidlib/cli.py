@@ -122,22 +122,42 @@ def run_notebooks(options: argparse.Namespace) -> int:
     for run in runs:
         for parameter in run.skipped:
             print(f"{run.notebook.stem} has no parameter {parameter!r} and runs without it")
+    expected = [sum(runner.earlier_seconds(run).values()) for run in runs]
+    if all(expected) and len(runs) > 1:
+        print(f"{len(runs)} notebooks, about {sum(expected) / 60:.0f} min by earlier runs")
     seconds = {}
     width = max(len(run.name) for run in runs)
     for position, run in enumerate(runs):
-        print(f"{run.name:<{width}} ", end="", flush=True)
+        if not sys.stderr.isatty():  # a terminal has the line that tells how far it is
+            print(f"{run.name:<{width}} ", end="", flush=True)
         try:
-            seconds[run.name] = runner.execute(run)
+            seconds[run.name] = runner.execute(run, sum(expected[position + 1 :]))
         except runner.NotebookError as error:
-            print(" failed", flush=True)
+            print(f"{run.name if sys.stderr.isatty() else ''} failed", flush=True)
             print(f"reid: {error}", file=sys.stderr)
             remaining = [later.notebook.stem for later in runs[position + 1 :]]
             if remaining:
                 print(f"reid: not run: {', '.join(remaining)}", file=sys.stderr)
             return 1
-        print(f"{seconds[run.name]:7.1f} s", flush=True)
+        print(f"{f'{run.name:<{width}} ' if sys.stderr.isatty() else ''}{seconds[run.name]:7.1f} s", flush=True)
     print(f"{'total':<{width}} {sum(seconds.values()):7.1f} s")
+    _tell_where(list(seconds))
     return 0
+
+
+def _tell_where(names: list[str]) -> None:
+    """At the end of a run: its results, and where everything lies."""
+    from reidlib import results
+
+    found = results.without_rounds(results.find_results(outputs_dir()))
+    found = found[found["run"].isin(names)]
+    if len(found):
+        print(f"\n{results.as_text(results.summarise(found), _width())}", end="")
+    folder = outputs_dir() / (names[0] if len(names) == 1 else "<run>")
+    print(f"\nThe executed notebooks are {folder / 'executed.ipynb'}, with figures/ and checkpoints beside them.")
+    book = outputs_dir() / "book" / "index.html"
+    last = f", last at {book}" if book.exists() else ""
+    print(f"`reid results` compares all runs; `reid book` makes pages of them{last}.")
 
 
 @command("list", "the notebooks and their parameters")

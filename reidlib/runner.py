@@ -7,10 +7,9 @@ import os
 import re
 import reprlib
 import shutil
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
@@ -20,6 +19,7 @@ from reidlib import errors
 from reidlib.config import Config
 from reidlib.errors import ConfigError, DataError, ReidError, nearest
 from reidlib.paths import data_dir, in_checkout, inside, notebooks_dir, outputs_dir, owned, run_dir
+from reidlib.progress import REPORT, Line
 
 LONGEST_RUN_NAME = 120
 NOTEBOOK = "reidlib_notebook"  # in an executed copy's metadata: the stem of the notebook that was run
@@ -246,8 +246,21 @@ def _sanitised(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.=+-]+", "-", name).strip("-").lstrip(".")
 
 
-def execute(planned: Execution) -> float:
+def earlier_seconds(planned: Execution) -> dict[str, float]:
+    """What each cell took, by its id: in the last execution of this run, else of this notebook; empty without one."""
+    executed = [path / "executed.ipynb" for path in outputs_dir().glob(f"{planned.notebook.stem}*")]
+    executed = sorted(filter(Path.is_file, executed), key=lambda path: path.stat().st_mtime)
+    for path in [outputs_dir() / planned.name / "executed.ipynb", *reversed(executed)]:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+            return {cell["id"]: float(cell["metadata"]["papermill"]["duration"] or 0) for cell in cells}
+    return {}
+
+
+def execute(planned: Execution, later: float = 0.0) -> float:
     """Run one notebook to outputs/<run>/executed.ipynb and return its seconds.
+
+    On a terminal a line says where it is; `later` are the seconds that what comes after it should take.
 
     It grows as executed.partial.ipynb and takes its final name only when the last cell is done, so an earlier good
     notebook survives a failure. A partial copy left by an earlier execution says that it did not finish: only then are
@@ -257,12 +270,13 @@ def execute(planned: Execution) -> float:
     """
     folder = run_dir(planned.name)
     with owned(folder / ".lock", folder):
-        return _execute(planned, folder)
+        return _execute(planned, folder, later)
 
 
-def _execute(planned: Execution, folder: Path) -> float:
+def _execute(planned: Execution, folder: Path, later: float) -> float:
     import nbformat
     import papermill
+    from papermill.engines import papermill_engines
 
     notebook = nbformat.read(planned.notebook.path, as_version=4)
     notebook.metadata[NOTEBOOK] = planned.notebook.stem
@@ -271,15 +285,19 @@ def _execute(planned: Execution, folder: Path) -> float:
     if "resume" in planned.notebook.parameters:
         parameters = {"resume": partial.exists(), **parameters}
     started = time.perf_counter()
+    report = folder / ".progress"
+    line = Line(planned.name, notebook.cells, earlier_seconds(planned), later, report)
+    papermill_engines.register("reidlib", _engine(line))
     try:
-        with _kernel_of_this_interpreter():
+        with _kernel_of_this_interpreter(report), line:
             papermill.execute_notebook(
                 notebook,
                 partial,
                 parameters,
                 kernel_name="python3",
                 cwd=planned.notebook.path.parent if in_checkout() else Path.cwd(),
-                progress_bar=sys.stderr.isatty(),
+                engine_name="reidlib",
+                progress_bar=False,
                 extra_arguments=["--log-level=CRITICAL"],  # a kernel's own notes would clutter the terminal
             )
     except papermill.PapermillExecutionError as error:
@@ -298,18 +316,40 @@ def _execute(planned: Execution, folder: Path) -> float:
     except KeyboardInterrupt:
         _mark_unfinished(partial)
         raise
+    finally:
+        report.unlink(missing_ok=True)
     partial.replace(folder / "executed.ipynb")
     return time.perf_counter() - started
 
 
+def _engine(line: Line) -> type:
+    """papermill's engine, telling `line` which cell is being executed."""
+    from papermill.engines import NBClientEngine
+
+    class Engine(NBClientEngine):
+        @classmethod
+        def execute_managed_notebook(cls, nb_man, kernel_name, **options):
+            line.cells, cell_start = nb_man.nb.cells, nb_man.cell_start
+
+            def started(cell, cell_index=None, **more):
+                line.start_cell(cell_index or 0)
+                return cell_start(cell, cell_index, **more)
+
+            nb_man.cell_start = started
+            return super().execute_managed_notebook(nb_man, kernel_name, **options)
+
+    return Engine
+
+
 @contextmanager
-def _kernel_of_this_interpreter() -> Iterator[None]:
+def _kernel_of_this_interpreter(report: Path) -> Iterator[None]:
     """`python3` means the interpreter that runs us, whatever kernels the user or the system has installed."""
     before = dict(os.environ)
     os.environ.pop("JUPYTER_PATH", None)
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
     os.environ |= {"REIDLIB_DATA": str(data_dir()), "REIDLIB_OUTPUTS": str(outputs_dir())}  # it works in another folder
-    os.environ["TQDM_DISABLE"] = "1"  # a bar drawn again and again swells an executed copy
+    os.environ["TQDM_DISABLE"] = "1"  # a bar drawn again and again swells an executed copy; ours are drawn by Line
+    os.environ[REPORT] = str(report)
     try:
         yield
     finally:

@@ -21,7 +21,7 @@ def shelf(tmp_path, monkeypatch):
         write_notebook(tmp_path, stem)
     executed = []
 
-    def execute(run):
+    def execute(run, later=0.0):
         executed.append(run)
         if run.parameters.get("dataset") == "mals" and run.notebook.stem.startswith("02"):
             raise runner.NotebookError("02_clip_baseline, cell In [3]: no such data set.")
@@ -37,10 +37,19 @@ def test_run_everything_in_order_with_seconds_and_total(shelf, capsys):
     assert main(["run"]) == 0
     assert [run.name for run in shelf] == ["00_start_here", "02_clip_baseline", "20_evaluate"]
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split() for line in lines] == [
+    assert [line.split() for line in lines[:4]] == [
         ["00_start_here", "1.5", "s"], ["02_clip_baseline", "1.5", "s"], ["20_evaluate", "1.5", "s"],
         ["total", "4.5", "s"],
     ]  # fmt: skip
+    assert "executed.ipynb" in lines[-2] and "`reid book`" in lines[-1]
+
+
+def test_the_end_of_a_run_shows_its_results(shelf, tmp_path, capsys):
+    write_metrics(tmp_path / "outputs", "02_clip_baseline", [row(61.234)])
+    write_metrics(tmp_path / "outputs", "elsewhere", [row(10.0, label="other")])
+    assert main(["run", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "61.23" in printed and "other" not in printed
 
 
 def test_parameters_and_run_name_reach_the_notebook(shelf):
@@ -74,7 +83,7 @@ def test_a_failure_stops_and_names_what_remains(shelf, capsys):
 
 
 def test_an_interrupt_is_130(shelf, monkeypatch, capsys):
-    monkeypatch.setattr(runner, "execute", lambda run: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(runner, "execute", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     assert main(["run", "0"]) == 130
     assert capsys.readouterr().err.strip() == "reid: interrupted"
 
