@@ -1,10 +1,10 @@
 """The published numbers that runs are compared with: `published.csv`, and CFine's official training log beside it.
 
-A row of `published.csv` has figures in percent, empty where one is not given. `task` is t2i or i2t (text and image), s2i
-(sketch to image), st2i (sketch and text to image), s2s (pseudo-word of a sketch to the sketches) or d2i (dialogue to
-image). `read` tells how the figures reached us: "log", "image" (a table shipped as a picture), "readme", "fragments"
-(of the paper), "note" (somebody's note on the paper) or "third party" (another paper's comparison). What has no figure
-has no row: DiaNA's stand in its paper (CVPR 2025, pp. 3952-3962), which could not be read.
+A row has figures in percent, empty where one is not given. `task` is t2i or i2t (text and image), s2i (sketch to
+image), st2i (sketch and text to image), s2s (pseudo-word of a sketch to the sketches) or d2i (dialogue to image).
+`read` tells how the figures reached us: "log", "image" (a table shipped as a picture), "readme", "fragments" (of the
+paper), "note" (somebody's note on the paper) or "third party" (another paper's comparison). What has no figure has no
+row: DiaNA's stand in its paper (CVPR 2025, pp. 3952-3962), which could not be read.
 """
 
 from pathlib import Path

@@ -8,12 +8,30 @@ import torch
 from torch import nn
 
 from reidlib import benchmarks, cli
-from reidlib.benchmarks import evaluating, searching
-from reidlib.benchmarks.machine import alternate, machine, paired_ratio
-from reidlib.benchmarks.memory import LiveMemory, memory, step_memory
-from reidlib.benchmarks.pictures import one_by_one, pictures
-from reidlib.benchmarks.shapes import without_contents
-from reidlib.benchmarks.steps import METHODS, arithmetic, bare_loss, batch, build, optimizer_of, steps, train_step
+from reidlib.benchmarks import (
+    METHODS,
+    LiveMemory,
+    alternate,
+    arithmetic,
+    bare_loss,
+    batch,
+    build,
+    clustered,
+    evaluation,
+    machine,
+    memory,
+    one_by_one,
+    optimizer_of,
+    paired_ratio,
+    parts,
+    pictures,
+    recall,
+    searches,
+    step_memory,
+    steps,
+    train_step,
+    without_contents,
+)
 from reidlib.data import load
 from reidlib.data.batches import data_pixels
 from reidlib.evaluation import metrics
@@ -139,6 +157,17 @@ def test_steps_give_a_row_a_method():
     assert row["images_per_second"] == pytest.approx(2e3 / row["step_ms"])
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_the_parts_of_a_step_have_names(name):
+    step, bare = parts("toy", [name], repeats=1, batch_size=2)
+    assert (step["run"], bare["run"]) == ("step", "bare") and step["batch"] == bare["batch"] == 2
+    for row in (step, bare):
+        assert {"image tower", "text tower", "losses", "backward", "optimiser"} <= row.keys()
+        assert all(row[part] > 0 for part in row.keys() - {"method", "preset", "batch", "text_length", "run"})
+    own = {"cfine": "head", "cffa": "head", "interactreid": "mapping", "diana": "refiner"}
+    assert own.get(name, "losses") in step and own.get(name, "") not in bare
+
+
 def test_runs_take_turns_and_warm_ups_are_left_out():
     order = []
     seconds = alternate({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, repeats=2, warm_up=1)
@@ -150,28 +179,28 @@ def test_runs_take_turns_and_warm_ups_are_left_out():
 
 def test_memory_of_ranking_does_not_grow_with_the_gallery(monkeypatch):
     monkeypatch.setattr(metrics, "GALLERY_BLOCK", 256)
-    monkeypatch.setattr(evaluating, "WIDTH", 64)
-    few, many = evaluating.evaluation((4 * 256, 40 * 256), queries=8)
+    monkeypatch.setattr(benchmarks, "WIDTH", 64)
+    few, many = evaluation((4 * 256, 40 * 256), queries=8)
     assert few["pictures"] == 1024 and few["queries"] == 8
     assert many["extra_mb"] == pytest.approx(few["extra_mb"], rel=0.1)
 
 
 def test_recall_of_the_exact_search_against_itself_is_one():
-    gallery, asked = searching.clustered(300, 16, 5)
+    gallery, asked = clustered(300, 16, 5)
     rows = GalleryIndex(gallery, [{}] * 300).search(asked, 10)[1]
-    assert searching.recall(rows, rows) == searching.recall(rows, rows.flip(1)) == 1
-    assert searching.recall(rows, torch.where(torch.arange(10) < 3, -1, rows)) == pytest.approx(0.7)
+    assert recall(rows, rows) == recall(rows, rows.flip(1)) == 1
+    assert recall(rows, torch.where(torch.arange(10) < 3, -1, rows)) == pytest.approx(0.7)
 
 
 def test_clustered_embeddings_find_their_own_cluster():
-    gallery, asked = searching.clustered(300, 64, 20)
+    gallery, asked = clustered(300, 64, 20)
     np.testing.assert_allclose(np.linalg.norm(gallery, axis=1), 1, rtol=1e-5)
     found = GalleryIndex(gallery, [{}] * 300).search(asked, 10)[1] % 30  # thirty people, in turn
     assert (found == found[:, :1]).float().mean() > 0.9
 
 
 def test_a_search_is_measured_in_every_way_there_is():
-    [row] = searching.searches((200,), width=8, queries=3, k=2)
+    [row] = searches((200,), width=8, queries=3, k=2)
     assert row["pictures"] == 200 and {"exact_ms", "read_ms", "ratio"} <= row.keys()
 
 

@@ -1,0 +1,591 @@
+"""What the workbook costs: training steps, memory, evaluation, search and reading pictures, each a list of rows.
+
+Every speed is a comparison: the things compared take turns in one process, and the median over the turns counts.
+Models have random weights, so nothing is fetched; time and memory do not depend on the values.
+"""
+
+import itertools
+import os
+import platform
+import time
+import warnings
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.functional import normalize
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.transforms import v2
+
+from reidlib import methods
+from reidlib.config import Config
+from reidlib.data import PersonData, load
+from reidlib.data.batches import data_pixels
+from reidlib.data.images import open_image
+from reidlib.data.transforms import BatchAugment
+from reidlib.devices import autocast, pick_device
+from reidlib.evaluation import rank
+from reidlib.losses import both_ways, itc
+from reidlib.methods.base import Method
+from reidlib.retrieval import GalleryIndex
+
+METHODS = ("clip", "cfine", "cffa", "interactreid-1", "interactreid", "diana")
+GOAL = 1.15  # a step should take at most so many times the bare one
+SCALE = 50.0  # inverse temperature of the bare step
+RANDOM: dict[str, dict[str, Any]] = {
+    "clip": {"pretrained": ""},
+    "cfine": {"pretrained": "", "text_encoder": "base-random"},
+    "cffa": {"pretrained": ""},
+    "interactreid-1": {"pretrained": ""},
+    "interactreid": {"pretrained": ""},
+    "diana": {"image_tower": "swinv2-base-random", "text_tower": "llama-3.2-1b-random", "drop_path": 0.0},
+}
+WHOLE = {"diana": {"random_rounds": False}}  # both steps read whole dialogues, which training cuts off at random
+CAPTION = (
+    "A woman with long black hair wears a red coat over a white shirt, tight blue jeans and brown boots. "
+    "She carries a black leather bag on her left shoulder."
+)
+DIALOGUE = [
+    ("Is the person a man or a woman?", "It is a woman of about thirty with long black hair."),
+    ("What does the person wear on the upper body?", "She wears a red coat over a white shirt."),
+    ("What about the trousers and the shoes?", "She has tight blue jeans and brown boots."),
+    ("Does the person carry anything?", "She carries a black leather bag on her left shoulder."),
+    ("Is there anything else that stands out?", "No, but she may be on the phone and walks fast."),
+]
+LONG = 8  # times the caption or dialogue, which fills every text length
+QUERIES, PICTURES, PEOPLE = 6_156, 3_074, 1_000  # the test split of CUHK-PEDES
+WIDTH = 512  # of the embeddings that are ranked
+PER_PERSON, SPREAD = 10, 0.8  # pictures of a person, and how far they lie from their middle, in its lengths
+ROWS = 65_536  # embeddings made at a time
+
+
+# -- the machine and the clock
+
+
+def machine() -> dict[str, Any]:
+    """The processor, GPU, threads and versions that a measurement holds for."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.system(),
+    }
+
+
+def alternate(runs: Mapping[str, Callable[[], Any]], repeats: int = 7, warm_up: int = 2) -> dict[str, list[float]]:
+    """Seconds of each of `repeats` runs, which take turns, A B A B ...: a busy moment of the machine hits all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(warm_up + repeats):
+        for name, run in runs.items():
+            begun = _now()
+            run()
+            if turn >= warm_up:
+                seconds[name].append(_now() - begun)
+    return seconds
+
+
+def paired_ratio(seconds: Mapping[str, list[float]], a: str, b: str) -> float:
+    """The median over the turns of a's time over b's in the same turn."""
+    return median(first / second for first, second in zip(seconds[a], seconds[b], strict=True))
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):  # not Linux, or a processor that gives no name
+        return platform.processor() or platform.machine()
+
+
+# -- training steps
+
+
+def steps(
+    preset: str = "toy", names: Sequence[str] = METHODS, repeats: int = 7, batch_size: int = 0, device: str = "auto"
+) -> list[dict]:
+    """Time of a step (forward, losses, backward, optimiser) and of the bare step, side by side, a row a method.
+
+    batch_size: 0 takes what one device has of the preset's. The peaks are torch's own count on a GPU; on the CPU they
+    are left to `memory`, as the memory of a process says little. Raises ConfigError for an unknown method or preset.
+    """
+    rows = []
+    for name in names:
+        model = build(name, preset).to(pick_device(device)).train()
+        made = batch(model, batch_size or share_of_batch(model))
+        size, optimizer = len(made["pids"]), optimizer_of(model)
+        runs = {
+            "step": lambda: train_step(model, optimizer, lambda: sum(model.losses(made).values())),  # noqa: B023
+            "bare": lambda: train_step(model, optimizer, lambda: bare_loss(model, made)),  # noqa: B023
+        }
+        seconds = alternate(runs, repeats)
+        step, bare = median(seconds["step"]), median(seconds["bare"])
+        row = {"method": name, "preset": preset, "batch": size, "step_ms": 1e3 * step, "bare_ms": 1e3 * bare}
+        row |= {"ratio": paired_ratio(seconds, "step", "bare"), "images_per_second": size / step}
+        if model.device.type == "cuda":
+            row |= {f"{run}_peak_mb": cuda_peak(runs[run]) / 1e6 for run in runs}
+        rows.append(row)
+    return rows
+
+
+def parts(
+    preset: str = "toy", names: Sequence[str] = METHODS, repeats: int = 5, batch_size: int = 0, device: str = "auto"
+) -> list[dict]:
+    """Where the time of a step goes, and of the bare step at the same batch and text length: a row a method and step.
+
+    Milliseconds, medians: the forward pass of each part of the model by its name (`image tower`, `text tower`, then
+    the method's own), `losses` (all else of the forward pass), `backward`, `optimiser`. A part inside another counts
+    for the outer one.
+    """
+    rows = []
+    for name in names:
+        model = build(name, preset).to(pick_device(device)).train()
+        made = batch(model, batch_size or share_of_batch(model))
+        length = max((made[key].shape[1] for key in ("caption_ids", "dialogue_ids") if key in made), default=0)
+        losses = {"step": lambda: sum(model.losses(made).values()), "bare": lambda: bare_loss(model, made)}  # noqa: B023
+        clocks: dict[str, list[dict[str, float]]] = {run: [] for run in losses}
+        optimizer = optimizer_of(model)
+        for _ in range(1 + repeats):
+            for run, loss in losses.items():
+                clocks[run].append(_timed_parts(model, optimizer, loss))
+        for run, found in clocks.items():
+            row = {"method": name, "preset": preset, "batch": len(made["pids"]), "text_length": length, "run": run}
+            rows.append(row | {part: 1e3 * median(turn[part] for turn in found[1:]) for part in found[0]})
+    return rows
+
+
+def _timed_parts(model: Method, optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor]) -> dict[str, float]:
+    """Seconds of one step by part."""
+    spent: dict[str, float] = defaultdict(float)
+    entered: list[float] = []
+
+    def leave(part: str) -> None:
+        begun = entered.pop()
+        if not entered:
+            spent[part] += _now() - begun
+
+    hooks = []
+    for path, module in model.named_modules():
+        hooks.append(module.register_forward_pre_hook(lambda *_: entered.append(_now())))
+        hooks.append(module.register_forward_hook(lambda *_, path=path: leave(_part(path))))
+    begun = _now()
+    with autocast(model.device, model.config.precision if model.device.type == "cuda" else "fp32"):
+        total = loss()
+    spent["losses"] = _now() - begun - sum(spent.values())
+    for hook in hooks:  # what is computed again in the backward pass belongs to it
+        hook.remove()
+    begun = _now()
+    total.backward()
+    spent["backward"], begun = _now() - begun, _now()
+    optimizer.step()
+    optimizer.zero_grad()
+    return spent | {"optimiser": _now() - begun}
+
+
+def _part(path: str) -> str:
+    """What the module at this path of a model belongs to: a tower, or the method's own part by its name."""
+    first = path.split(".")[0]
+    if any(word in path for word in ("visual", "vision", "swin")):
+        return "image tower"
+    return "text tower" if first in ("clip", "bert", "towers", "text_projection") else first.replace("_", " ")
+
+
+def arithmetic(preset: str = "paper", names: Sequence[str] = METHODS, batch_size: int = 0) -> list[dict]:
+    """Floating-point operations of forward and backward pass in 10^12, and of the bare step: exact, and needs no GPU.
+
+    It counts matrix products, convolutions and attention; a real step also spends time on all that is small.
+    """
+    rows = []
+    for name in names:
+        with Unfilled():
+            model = without_contents(build(name, preset)).train()
+        made = batch(model, batch_size or share_of_batch(model))
+        step = _operations(lambda: sum(model.losses(made).values())) / 1e12  # noqa: B023
+        bare = _operations(lambda: bare_loss(model, made)) / 1e12  # noqa: B023
+        row = {"method": name, "preset": preset, "batch": len(made["pids"]), "step": step, "bare": bare}
+        rows.append(row | {"ratio": step / bare})
+    return rows
+
+
+def _operations(loss: Callable[[], Tensor]) -> int:
+    with FlopCounterMode(display=False) as counter, CountedMasks():
+        loss().backward()
+    return counter.get_total_flops()
+
+
+def build(name: str, preset: str, **settings: Any) -> Method:
+    """A method at a preset with random weights where the preset would fetch some. settings: fields of its config."""
+    overrides = (RANDOM.get(name, {}) if preset == "paper" else {}) | WHOLE.get(name, {})
+    config: Config = methods.config_class(name).preset(preset, **overrides | settings)
+    torch.manual_seed(0)
+    return methods.create(name, config.as_dict(), num_classes=1_000)
+
+
+def share_of_batch(model: Method) -> int:
+    """What one device sees of a batch of the preset."""
+    return model.config.batch_size // (model.config.devices * model.config.nodes)
+
+
+def batch(model: Method, size: int, times: int = 1) -> dict[str, Any]:
+    """A training batch of noise and of one caption (or dialogue) `times` over, every second picture of a person."""
+    pictures = torch.randn(2, size, 3, *model.image_size)
+    rows = torch.arange(size)
+    made = {"images": pictures[0], "pids": rows // 2, "image_ids": rows, "progress": 1.0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # texts are meant to be as long as they may be
+        if "captions" in model.needs:
+            made["caption_ids"] = model.tokenize([" ".join([CAPTION] * times)] * size)
+        if "dialogues" in model.needs:
+            made["dialogue_ids"] = model.tokenize_dialogues([DIALOGUE * times] * size)
+    if "sketches" in model.needs:
+        made["sketches"] = pictures[1]
+    return {name: value.to(model.device) if isinstance(value, Tensor) else value for name, value in made.items()}
+
+
+def bare_loss(model: Method, made: dict[str, Any]) -> Tensor:
+    """Symmetric ITC on the pooled features of the method's own towers, fed with what the method feeds them.
+
+    InteractReID shows its image tower sketches as well, and in stage 2 the frozen text tower reads one prompt, whose
+    gradient it passes on as the pseudo-word needs it; there the bare step does the same without a mapping.
+    """
+    towers = {"cfine": _cfine, "diana": _diana, "interactreid-1": _interactreid, "interactreid": _interactreid}
+    features = [normalize(view.float(), dim=-1) for view in towers.get(model.name, _clip)(model, made)]
+    targets = torch.eye(len(features[0]), device=model.device)
+    return sum(both_ways(itc, SCALE * view @ features[0].T, targets) for view in features[1:])
+
+
+def _clip(model: Method, made: dict[str, Any]) -> tuple[Tensor, ...]:
+    ids = made["caption_ids"]
+    if getattr(model.config, "trim", True):
+        return model.clip.encode_image(made["images"]), model.clip.encode_text(ids)
+    tokens = model.clip.text_tokens(ids).tokens  # padding and all, as the method has it
+    return model.clip.encode_image(made["images"]), tokens[torch.arange(len(ids)), ids.argmax(dim=1)]
+
+
+def _cfine(model: Method, made: dict[str, Any]) -> tuple[Tensor, ...]:
+    ids, bert = made["caption_ids"], model.bert
+    words = bert.model(input_ids=ids, attention_mask=(ids != bert.pad).long()).last_hidden_state
+    return model.clip.encode_image(made["images"]), words[:, 0]
+
+
+def _diana(model: Method, made: dict[str, Any]) -> tuple[Tensor, ...]:
+    pictures = model.encode_image(made["images"], refine=False)
+    return pictures.pooled, model.encode_text(made["dialogue_ids"], refine=False).pooled
+
+
+def _interactreid(model: Method, made: dict[str, Any]) -> tuple[Tensor, ...]:
+    photos, sketches = model.clip.encode_image(torch.cat([made["images"], made["sketches"]])).chunk(2)
+    if "caption_ids" in made:
+        return photos, sketches, model.clip.encode_text(made["caption_ids"])
+    ids = model.prompt.expand(len(photos), -1)
+    embedded = model.clip.embed_tokens(ids).detach().requires_grad_()
+    return photos, sketches, model.clip.encode_text(ids, embedded=embedded)
+
+
+def train_step(model: Method, optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor]) -> None:
+    with autocast(model.device, model.config.precision if model.device.type == "cuda" else "fp32"):
+        total = loss()
+    total.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def optimizer_of(model: Method) -> torch.optim.Optimizer:
+    return torch.optim.AdamW([group for group in model.parameter_groups(model.config) if group["params"]], fused=True)
+
+
+def cuda_peak(run: Callable[[], None]) -> int:
+    """The most bytes that torch had in use on the GPU during `run`."""
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    return torch.cuda.max_memory_allocated()
+
+
+# -- memory of a step, before there is a GPU
+
+
+def memory(
+    preset: str = "paper", names: Sequence[str] = METHODS, batch_sizes: Sequence[int] = (16, 32, 64, 128)
+) -> list[dict]:
+    """An estimate of the memory of a training step on a GPU in GB (10^9 bytes): a row a method, setting and batch size.
+
+    weights, gradients and the optimiser's two states are in float32; `kept` is what the forward pass keeps for the
+    backward pass, `peak` the most that is alive at a time, all of these included. Texts are as long as the preset
+    allows. Left out: CUDA itself (about half a GB), workspaces of its libraries, and what its allocator holds in
+    reserve, which together ask for a tenth more and then some. Where there is a GPU, `measured` is what torch counted.
+    """
+    rows = []
+    for name in names:
+        variants: list[dict[str, Any]] = [{"checkpoint_activations": on} for on in (False, True)]
+        if name == "diana" and preset == "paper":
+            variants += [variant | {"lora": 16} for variant in variants]
+        for settings in variants:
+            with Unfilled():
+                model = without_contents(build(name, preset, **settings))
+            real = build(name, preset, **settings).to("cuda") if torch.cuda.is_available() else None
+            for size in batch_sizes:
+                row = {"method": name, "preset": preset, "batch": size, **settings}
+                row |= {part: value / 1e9 for part, value in step_memory(model, batch(model, size, LONG)).items()}
+                rows.append(row if real is None else row | {"measured": _measured(real, size)})
+    return rows
+
+
+def step_memory(model: Method, made: dict[str, Any]) -> dict[str, int]:
+    """Bytes of one training step on the batch `made`, in the parts that `memory` explains."""
+    if model.config.checkpoint_activations:
+        model.checkpoint_activations()
+    weights = _bytes([*model.parameters(), *model.buffers()])
+    gradients = _bytes(p for p in model.parameters() if p.requires_grad)
+    half = model.config.precision != "fp32"
+    with LiveMemory() as live, CountedMasks():
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):  # as a GPU would
+            total = sum(model.train().losses(made).values())
+        kept = live.now
+        total.backward()
+    model.zero_grad()
+    found = {"weights": weights, "gradients": gradients, "optimiser": 2 * gradients, "kept": kept}
+    constant = weights + 2 * gradients + _bytes(value for value in made.values() if isinstance(value, Tensor))
+    return found | {"peak": constant + live.peak}
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _measured(model: Method, size: int) -> float:
+    """GB that a step took by torch's own count; NaN where there was too little."""
+    made, optimizer = batch(model, size, LONG), optimizer_of(model)
+    try:
+        train_step(model, optimizer, lambda: sum(model.losses(made).values()))  # makes the optimiser's states
+        return cuda_peak(lambda: train_step(model, optimizer, lambda: sum(model.losses(made).values()))) / 1e9
+    except torch.OutOfMemoryError:
+        return float("nan")
+
+
+class LiveMemory(TorchDispatchMode):
+    """Counts the bytes of the tensors that are made while it is open and still alive: `now`, and `peak`, their most.
+
+    It counts storages, so a view costs nothing and what is freed is subtracted. It works alike on any device and on
+    tensors without contents. Workspaces inside an operation are not seen.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: dict[int, weakref.ref] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        given = {id(leaf.untyped_storage()) for leaf in tree_iter((args, kwargs)) if isinstance(leaf, Tensor)}
+        for leaf in tree_iter(out):
+            if isinstance(leaf, Tensor) and id(leaf.untyped_storage()) not in given:
+                self._count(leaf.untyped_storage())
+        return out
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key, size = id(storage), storage.nbytes()
+        if key in self._known:
+            return
+
+        def gone(_):
+            del self._known[key]
+            self.now -= size
+
+        self._known[key] = weakref.ref(storage, gone)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+
+def without_contents(model: nn.Module) -> nn.Module:
+    """The model, in place, with floating-point weights that have shapes alone; what it computes has none either.
+
+    A step of a billion weights can then be counted on any machine. Whole numbers stay as they are, so that the model
+    can still count the words of a caption.
+    """
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None and tensor.is_floating_point():
+                    tensors[name] = mode.from_tensor(tensor)
+    return model
+
+
+class CountedMasks(TorchDispatchMode):
+    """Chooses by the row numbers of a mask in place of the mask: how many they are is then known without contents."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.index.Tensor:
+            chosen = []
+            for index in args[1]:
+                mask = index is not None and index.dtype is torch.bool
+                chosen += index.nonzero().unbind(1) if mask else [index]
+            args = (args[0], chosen)
+        return func(*args, **(kwargs or {}))
+
+
+class Unfilled(TorchDispatchMode):
+    """Leaves out the drawing of random weights: a billion take minutes, and memory that is not touched is free."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in (torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+# -- evaluation and search
+
+
+def evaluation(
+    galleries: Sequence[int] = (PICTURES, 10_000, 30_000, 100_000), queries: int = QUERIES, repeats: int = 1
+) -> list[dict]:
+    """Time to rank `queries` against each gallery and to take the metrics, and the peak of the tensors made for it.
+
+    The embeddings are random, which changes nothing in what is computed; pictures beyond those of CUHK-PEDES show
+    people whom no query asks for. `extra_mb` counts the memory beside the embeddings, on the CPU and on a GPU alike.
+    """
+    device, generator = pick_device(), torch.Generator().manual_seed(0)
+    asked = normalize(torch.randn(queries, WIDTH, generator=generator), dim=1).to(device)
+    query_pids = torch.randint(PEOPLE, (queries,), generator=generator).to(device)
+    rows = []
+    for pictures in galleries:
+        gallery = normalize(torch.randn(pictures, WIDTH, generator=generator), dim=1).to(device)
+        pids = torch.arange(pictures, device=device)
+        pids = torch.where(pids < PICTURES, pids % PEOPLE, pids)
+
+        def run(gallery=gallery, pids=pids):
+            return rank(asked, gallery, query_pids, pids).summary()
+
+        with LiveMemory() as live:
+            run()  # which warms up too
+        seconds = median(alternate({"run": run}, repeats, warm_up=0)["run"])
+        row = {"queries": queries, "pictures": pictures, "seconds": seconds, "extra_mb": live.peak / 1e6}
+        rows.append(row | {"billion_pairs_per_minute": 60e-9 * queries * pictures / seconds})
+    return rows
+
+
+def searches(
+    sizes: Sequence[int] = (10_000, 100_000, 1_000_000), width: int = WIDTH, queries: int = 50, k: int = 10
+) -> list[dict]:
+    """Milliseconds a query, one at a time, for each size of a gallery, a row each.
+
+    `read_ms` is the time to go through the embeddings once (their largest value), `ratio` that of the exact search to
+    it. Where faiss is installed, `faiss_ms` and `recall`, the share of the exact k best that it finds too. Embeddings
+    lie in clusters, as pictures of people do: among unrelated ones nothing could be left out of a search.
+    """
+    rows = []
+    for size in sizes:
+        gallery, asked = clustered(size, width, queries)
+        exact = GalleryIndex(gallery, [{}] * size)
+        runs = {"exact": _taking_turns(exact, asked, k), "read": torch.from_numpy(gallery).max}
+        faiss = GalleryIndex(gallery, [{}] * size, "faiss") if find_spec("faiss") else None
+        if faiss is not None:
+            runs["faiss"] = _taking_turns(faiss, asked, k)
+        seconds = alternate(runs, repeats=queries)
+        row = {"pictures": size, "width": width, **{f"{name}_ms": 1e3 * median(seconds[name]) for name in runs}}
+        row["ratio"] = paired_ratio(seconds, "exact", "read")
+        if faiss is not None:
+            row["recall"] = recall(exact.search(asked, k)[1], faiss.search(asked, k)[1])
+        rows.append(row)
+    return rows
+
+
+def _taking_turns(index: GalleryIndex, queries: Tensor, k: int) -> Callable[[], object]:
+    """Searches for the next query each time it is called, over and over."""
+    order = itertools.cycle(range(len(queries)))
+    return lambda: index.search(queries[[next(order)]], k)
+
+
+def recall(right: Tensor, found: Tensor) -> float:
+    """The share of the rows in `right` (Q, k) that are in the same line of `found` (Q, k) too."""
+    return float((right[:, :, None] == found[:, None, :]).any(dim=2).float().mean())
+
+
+def clustered(size: int, width: int, queries: int) -> tuple[np.ndarray, Tensor]:
+    """Embeddings (size, width) of length 1 around random people, and queries (queries, width) around some of them."""
+    rng = np.random.default_rng(0)
+    people = rng.standard_normal((max(1, size // PER_PERSON), width), dtype=np.float32)
+    people /= np.linalg.norm(people, axis=1, keepdims=True)
+
+    def around(rows: np.ndarray) -> np.ndarray:
+        noise = rng.standard_normal((len(rows), width), dtype=np.float32) * np.float32(SPREAD / width**0.5)
+        near = people[rows] + noise
+        return near / np.linalg.norm(near, axis=1, keepdims=True)
+
+    starts = range(0, size, ROWS)
+    gallery = np.concatenate([around(np.arange(start, min(start + ROWS, size)) % len(people)) for start in starts])
+    return gallery, torch.from_numpy(around(rng.integers(len(people), size=queries)))
+
+
+# -- from files to batches
+
+
+def pictures(data: PersonData, preset: str = "toy", name: str = "cfine", count: int = 256) -> list[dict]:
+    """Pictures a second of three ways to make augmented batches for a method, the same `count` pictures in each.
+
+    1. "files, one by one": what a plain torchvision loader does, in one process.
+    2. "cache, one by one": decoded once before, augmented by the same torchvision transforms.
+    3. "cache, batches": decoded once before, augmented together as training does it.
+
+    Pictures are made up to the size of the method's towers. The file system's cache is warm in each.
+    """
+    model = build(name, preset)
+    cache = data_pixels(data, model.image_size)
+    rows = [cache.index[path] for path in data.split("train")["image"][:count]]
+    size = model.config.batch_size
+    each, together = one_by_one(model), BatchAugment("irra", model.image_size, model.mean, model.std)
+    resize = v2.Compose([v2.Resize(model.image_size, v2.InterpolationMode.BICUBIC), v2.PILToTensor()])
+    ways: dict[str, Callable[[list[int]], Tensor]] = {
+        "files, one by one": lambda part: torch.stack(
+            [each(resize(open_image(data.root / cache.paths[i]))) for i in part]
+        ),
+        "cache, one by one": lambda part: torch.stack([each(image) for image in cache[part]]),
+        "cache, batches": lambda part: together(cache[part]),
+    }
+    batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+    runs = {way: (lambda make=make: [make(part) for part in batches]) for way, make in ways.items()}
+    seconds = alternate(runs, repeats=3, warm_up=1)
+    return [{"way": way, "preset": preset, "pictures_per_second": len(rows) / median(seconds[way])} for way in ways]
+
+
+def one_by_one(model: Method) -> v2.Transform:
+    """IRRA's augmentation of one uint8 picture (3, H, W) by torchvision's own transforms."""
+    padding = max(2, round(10 * model.image_size[0] / 384))
+    return v2.Compose([
+        v2.RandomHorizontalFlip(),
+        v2.Pad(padding),
+        v2.RandomCrop(model.image_size),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(model.mean, model.std),
+        v2.RandomErasing(p=0.5, scale=(0.02, 0.4), value=model.mean),
+    ])  # fmt: skip
+
+
+# What `reid benchmark` measures, each by its name and for a preset.
+MEASUREMENTS: dict[str, Callable[[str], list[dict]]] = {
+    "steps": steps,
+    "parts": parts,
+    "arithmetic": arithmetic,
+    "memory": memory,
+    "evaluation": lambda preset: evaluation(),
+    "search": lambda preset: searches(),
+    "pictures": lambda preset: pictures(load("toy"), preset),
+}
