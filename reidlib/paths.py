@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import reprlib
 import time
 from collections.abc import Iterator
@@ -75,7 +76,9 @@ def inside(root: Path, relative: str) -> Path:
     placed inside the root still works.
     """
     pure = PurePosixPath(str(relative).replace("\\", "/"))
-    if pure.is_absolute() or ".." in pure.parts or not pure.parts or pure.parts[0][1:2] == ":":
+    drive = re.match(r"[A-Za-z]:", pure.parts[0]) if pure.parts else None  # `9:30.png` is a name, `C:/x` a way out
+    drive = drive and (os.name == "nt" or drive[0] == pure.parts[0])
+    if pure.is_absolute() or ".." in pure.parts or not pure.parts or drive:
         raise DataError(f"The path {relative!r} leaves its folder {root}; expected a path relative to it.")
     if not all(map(_may_be_called, pure.parts)):
         raise DataError(

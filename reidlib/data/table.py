@@ -1,68 +1,59 @@
-"""The one table every reader returns, a row a picture, and the check of such a table against the disk."""
+"""The one table that every reader returns, a row a picture, and the data set around it."""
 
 import hashlib
 import os
-import re
-from collections import Counter
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
-from tqdm import tqdm
 
 from reidlib.errors import ConfigError, DataError
 
-SPLITS = ("train", "val", "test")
-LISTS = ("text", "turns", "sketch", "text_bt")
-COLUMNS = ("split", "pid", "image", "camid", "text", "turns", "sketch", "text_bt", "attributes")
+if TYPE_CHECKING:  # it needs torch, which is slow to import
+    from reidlib.query import Query
 
-# Identities, pictures, captions and sketches of each split as the data sets' authors count them (sources: the papers'
-# statistics as repeated by IRRA and CFFA; DiaNA's ChatPedes has CUHK-PEDES' train and test pictures; MALS: APTM;
-# PKU-Sketch: its ReadMe and the ten trials' lists; Market-Sketch-1K: its paper). "all" counts over the splits.
-PUBLISHED: dict[str, dict[str, dict[str, int]]] = {
-    "cuhk-pedes": {
-        "train": {"identities": 11_003, "pictures": 34_054, "captions": 68_126},
-        "val": {"identities": 1_000, "pictures": 3_078, "captions": 6_158},
-        "test": {"identities": 1_000, "pictures": 3_074, "captions": 6_156},
-    },
-    "icfg-pedes": {
-        "train": {"identities": 3_102, "pictures": 34_674, "captions": 34_674},
-        "test": {"identities": 1_000, "pictures": 19_848, "captions": 19_848},
-    },
-    "rstpreid": {
-        "train": {"identities": 3_701, "pictures": 18_505, "captions": 37_010},
-        "val": {"identities": 200, "pictures": 1_000, "captions": 2_000},
-        "test": {"identities": 200, "pictures": 1_000, "captions": 2_000},
-    },
-    "tri-pedes": {
-        "train": {"identities": 17_806, "pictures": 87_233, "captions": 139_810},
-        "val": {"identities": 1_200, "pictures": 4_078, "captions": 8_158},
-        "test": {"identities": 2_200, "pictures": 23_922, "captions": 28_004},
-    },
-    "chatpedes": {
-        "train": {"identities": 11_003, "pictures": 34_054},
-        "test": {"identities": 1_000, "pictures": 3_074},
-    },
-    "mals": {"all": {"pictures": 1_510_330, "captions": 1_510_330}},
-    "pku-sketch": {
-        "train": {"identities": 150, "pictures": 300, "sketches": 150},
-        "test": {"identities": 50, "pictures": 100, "sketches": 50},
-    },
-    "market-sketch-1k": {"all": {"sketches": 4_763}},
-}
+SPLITS = ("train", "val", "test")
+PARTS = {"text": "captions", "turns": "dialogues", "sketch": "sketches"}  # a part, and how a reader of English says it
+LISTS = (*PARTS, "text_bt")
+COLUMNS = ("split", "pid", "image", "camid", *LISTS, "attributes")
+DISTRACTOR = -1  # the pid of a picture of somebody whom no query looks for
+TOLD = 10  # pictures that a warning names one by one; `check` names all
+
+
+class Asked(NamedTuple):
+    """Queries that a data set's own protocol asks of its test pictures, with the person each one looks for."""
+
+    queries: "Sequence[Query]"  # pictures as paths relative to the root
+    pids: Sequence[int]
+
+
+class Read(NamedTuple):
+    """What a reader returns."""
+
+    table: pd.DataFrame
+    layout: str  # in words, for `PersonData.found`
+    sketch_of: str = ""
+    faults: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    protocol: Mapping[str, Asked] = {}
 
 
 @dataclass
 class PersonData:
     """A data set in memory.
 
-    `table` has a row a picture and always the columns `COLUMNS`: split, pid (int), image (path relative to `root`),
-    camid (-1 unknown), text (captions), turns (dialogues, each a list of (question, answer)), sketch (paths), text_bt
-    (back-translations, as many as captions or none) and attributes. Where `sketch_of` is "person", sketches and
-    captions describe the person and stand on every row of that person; where it is "image" they belong to the picture.
+    `table` has a row a picture and always the columns `COLUMNS`: split, pid (int; -1 for a distractor, a person whom no
+    query looks for), image (path relative to `root`), camid (-1 unknown), text (captions), turns (dialogues, each a
+    list of (question, answer)), sketch (paths), text_bt (back-translations, as many as captions or none) and
+    attributes. Where `sketch_of` is "person", sketches and captions describe the person and stand on every row of that
+    person; where it is "image" they belong to the picture.
+
+    `faults` tell, a sentence each, of pictures that are left out of the table because they cannot be used; `notes` are
+    facts that need no repair. `protocol` holds, by name, the queries of a data set that says itself what is asked of
+    its test pictures; it is empty where every caption, dialogue and sketch is a query.
     """
 
     name: str
@@ -70,12 +61,62 @@ class PersonData:
     table: pd.DataFrame
     found: str
     sketch_of: str = ""
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    protocol: dict[str, Asked] = field(default_factory=dict)
 
     def split(self, name: str) -> pd.DataFrame:
         """The rows of "train", "val" or "test" with a fresh index from 0; empty where there are none."""
         if name not in SPLITS:
             raise ConfigError(f"There is no split {name!r}; expected one of {', '.join(SPLITS)}.")
         return self.table[self.table["split"] == name].reset_index(drop=True)
+
+    def has(self, part: str, split: str = "") -> bool:
+        """Whether a picture (of `split`) has a "text", "turns" or "sketch"."""
+        rows = self.split(split) if split else self.table
+        return bool(rows[part].str.len().any())
+
+    def require(self, *parts: str, splits: Sequence[str] = ()) -> None:
+        """Raises DataError, one sentence, where the data set lacks a part or a split that a notebook cannot do without.
+
+        A part is "text", "turns" or "sketch"; "a|b" asks for either. It must be there in each of `splits`, or, where
+        none is named, anywhere.
+        """
+        for split in splits:
+            if self.split(split).empty:
+                raise DataError(f"This needs a {split} split, and {self.name} at {self.root} has none; {self.found}")
+        for wanted in parts:
+            either = wanted.split("|")
+            for split in splits or ("",):
+                if not any(self.has(part, split) for part in either):
+                    words = " or ".join(PARTS[part] for part in either)
+                    where = f" in its {split} split" if split else ""
+                    raise DataError(f"This needs {words}, and {self.name} at {self.root} has none{where}; {self.found}")
+
+    def leave_out(self, faults: Mapping[str, str]) -> None:
+        """Takes pictures and sketches that cannot be read out of the table, with one warning; path -> what is wrong.
+
+        Raises DataError where no picture would be left.
+        """
+        if not faults:
+            return
+        kept = self.table[~self.table["image"].isin(faults.keys())].reset_index(drop=True)
+        if kept.empty:
+            raise DataError(
+                f"None of the {len(self.table):,} pictures of {self.name} can be read: {self._told(faults)}"
+            )
+        kept["sketch"] = [[path for path in paths if path not in faults] for paths in kept["sketch"]]
+        warnings.warn(
+            f"Pictures of {self.name} that cannot be read and are left out: {len(faults):,}. {self._told(faults)}",
+            stacklevel=3,
+        )
+        self.table = kept
+        self.faults += faults.values()
+
+    @staticmethod
+    def _told(faults: Mapping[str, str]) -> str:
+        told = list(faults.values())
+        return " ".join(told[:TOLD]) + (f" ... (`reid check` names all {len(told):,})" if len(told) > TOLD else "")
 
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits of the whole table: another record, split or word gives another fingerprint."""
@@ -115,6 +156,24 @@ def _merge(first: dict, row: dict, source: str) -> None:
         first["text_bt"] = (first.get("text_bt") or texts) + (row.get("text_bt") or more)
     first["text"] = texts + more
     first["turns"] = first.get("turns", []) + row.get("turns", [])
+    first["sketch"] = list(dict.fromkeys([*first.get("sketch", []), *row.get("sketch", [])]))
+
+
+def described(table: pd.DataFrame, sketch_of: str) -> pd.DataFrame:
+    """A row for each thing that captions describe, so that a person's captions are not counted once a picture."""
+    return table.drop_duplicates("pid") if sketch_of == "person" else table
+
+
+def counts(table: pd.DataFrame, sketch_of: str) -> dict[str, int]:
+    """How many identities, pictures, captions, dialogues and sketches a table holds."""
+    once = described(table, sketch_of)
+    return {
+        "identities": table["pid"][table["pid"] >= 0].nunique(),
+        "pictures": len(table),
+        "captions": int(once["text"].str.len().sum()),
+        "dialogues": int(once["turns"].str.len().sum()),
+        "sketches": len({path for paths in table["sketch"] for path in paths}),
+    }
 
 
 def absent(root: Path, paths: Iterable[str]) -> list[str]:
@@ -133,121 +192,7 @@ def absent(root: Path, paths: Iterable[str]) -> list[str]:
     return missing
 
 
-@dataclass
-class Report:
-    """What `check` found; `problems` are faults, one sentence each, `notes` are facts that need no repair."""
-
-    name: str
-    counts: pd.DataFrame  # a row a split; columns identities, pictures, captions, dialogues, sketches
-    published: dict[str, dict[str, int]]  # split -> column -> count
-    missing: list[str] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)  # one sentence a picture
-    duplicated: dict[str, int] = field(default_factory=dict)  # caption -> how often
-    shared_pids: list[int] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        return not self.problems
-
-    def __str__(self) -> str:
-        cells = self.counts.map("{:,}".format)
-        for split, columns in self.published.items():
-            for column, count in columns.items():
-                cells.loc[split, column] += f" ({count:,})"
-        lines = [f"{self.name}: counts" + (" (published)" if self.published else ""), cells.to_string()]
-        lines += [f"problem: {text}" for text in self.problems] + [f"note: {text}" for text in self.notes]
-        return "\n".join([*lines, "whole" if self.ok else f"{len(self.problems)} problem(s)"])
-
-
-def check(data: PersonData, *, decode: bool = True) -> Report:
-    """Compares `data` with the published counts and with the disk; `decode=False` lists files without opening them."""
-    table = data.table
-    report = Report(data.name, *_counts(data))
-    for split, columns in report.published.items():
-        for column, count in columns.items():
-            if (found := report.counts.loc[split, column]) != count:
-                report.problems.append(f"{split} has {found:,} {column}, published are {count:,}.")
-
-    files = list(dict.fromkeys(chain(table["image"], chain.from_iterable(table["sketch"]))))
-    report.missing = absent(data.root, files)
-    if report.missing:
-        report.problems.append(f"Files missing under {data.root}: {len(report.missing):,} ({_some(report.missing)}).")
-    if decode:
-        report.unreadable = _unreadable(data.root, sorted(set(files) - set(report.missing)))
-        if report.unreadable:
-            report.problems.append(f"Unreadable pictures: {len(report.unreadable):,} ({_some(report.unreadable)}).")
-
-    splits_of = table.groupby("pid")["split"].nunique()
-    report.shared_pids = splits_of.index[splits_of > 1].tolist()
-    if report.shared_pids:
-        report.problems.append(
-            f"Identities in more than one split: {len(report.shared_pids):,} ({_some(report.shared_pids)})."
-        )
-    _check_captions(report, described(table, data.sketch_of))
-    return report
-
-
-def described(table: pd.DataFrame, sketch_of: str) -> pd.DataFrame:
-    """A row for each thing that captions describe, so that a person's captions are not counted once a picture."""
-    return table.drop_duplicates("pid") if sketch_of == "person" else table
-
-
-def _counts(data: PersonData) -> tuple[pd.DataFrame, dict[str, dict[str, int]]]:
-    parts = {name: data.split(name) for name in SPLITS}
-    parts["train + val"] = pd.concat([parts["train"], parts["val"]])
-    parts["all"] = data.table
-    published = dict(PUBLISHED.get(data.name, {}))
-    if "train" in published and "val" not in published:
-        published = {"train + val": published.pop("train")} | published
-    wanted = [name for name, part in parts.items() if name in published or name in SPLITS and len(part)]
-    rows = {}
-    for name in wanted:
-        part = parts[name]
-        once = described(part, data.sketch_of)
-        rows[name] = {
-            "identities": part["pid"].nunique(),
-            "pictures": len(part),
-            "captions": sum(map(len, once["text"])),
-            "dialogues": sum(map(len, once["turns"])),
-            "sketches": len(set(chain.from_iterable(part["sketch"]))),
-        }
-    return pd.DataFrame.from_dict(rows, orient="index"), published
-
-
-def _unreadable(root: Path, files: list[str]) -> list[str]:
-    from reidlib.data.images import open_image
-
-    def fault(path: str) -> str:
-        try:
-            open_image(root / path)
-        except DataError as error:
-            return str(error)
-        return ""
-
-    with ThreadPoolExecutor() as pool:
-        faults = tqdm(pool.map(fault, files), total=len(files), desc="decoding", disable=len(files) < 1000, leave=False)
-        return [text for text in faults if text]
-
-
-def _check_captions(report: Report, table: pd.DataFrame) -> None:
-    captions = table[["pid", "text"]].explode("text").dropna()
-    texts = list(captions.itertuples(index=False, name=None))
-    wordless = [caption for _, caption in texts if not re.search(r"\w", caption)]
-    if wordless:
-        report.problems.append(f"Captions empty after cleaning: {len(wordless):,} ({_some(wordless)}).")
-    plain = [(pid, " ".join(caption.lower().split())) for pid, caption in texts]
-    report.duplicated = {text: times for text, times in Counter(text for _, text in plain).most_common() if times > 1}
-    if report.duplicated:
-        people = Counter(text for _, text in set(plain))
-        shared = sum(people[text] > 1 for text in report.duplicated)
-        report.notes.append(
-            f"Captions that occur more than once: {len(report.duplicated):,}, {shared:,} of them for different people "
-            f"({_some(report.duplicated)})."
-        )
-
-
-def _some(items: Iterable) -> str:
+def some(items: Iterable) -> str:
+    """The first three of `items`, in words."""
     items = [repr(item) if isinstance(item, str) else str(item) for item in items]
     return ", ".join(items[:3]) + (" ..." if len(items) > 3 else "")

@@ -1,6 +1,6 @@
 """Search in a gallery: the index, query sessions, what to ask, and a simulated witness to measure it with."""
 
-from reidlib.retrieval.gallery import Gallery, encode_folder, encode_shard, find_pictures
+from reidlib.retrieval.gallery import Gallery, encode_folder, encode_shard
 from reidlib.retrieval.index import GalleryIndex
 from reidlib.retrieval.policies import PolicyRun, bri, run_policy
 from reidlib.retrieval.questions import DEFAULT_QUESTIONS, Question, QuestionBank, make_questions, questions_about
@@ -19,7 +19,6 @@ __all__ = [
     "bri",
     "encode_folder",
     "encode_shard",
-    "find_pictures",
     "make_questions",
     "questions_about",
     "run_policy",

@@ -18,13 +18,13 @@ from tqdm.auto import tqdm
 
 from reidlib import weights
 from reidlib.data.images import open_image
+from reidlib.data.walk import SUFFIXES, find_pictures
 from reidlib.errors import ConfigError, DataError
 from reidlib.methods.base import Method
 from reidlib.paths import inside, write_json
 from reidlib.retrieval.embedder import Embedder
 from reidlib.retrieval.index import MANIFEST, GalleryIndex, save_array, write_manifest
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 PROGRESS = "progress.json"
 QUIET = 2_000  # so few pictures need no progress bar
 
@@ -73,12 +73,6 @@ class Gallery:
         size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
         picture.resize(size, Image.Resampling.LANCZOS).save(out, "JPEG", quality=85)
         return out.getvalue()
-
-
-def find_pictures(root: Path) -> list[str]:
-    """The pictures under a folder, as sorted paths relative to it."""
-    files = (file for file in Path(root).rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    return sorted(file.relative_to(root).as_posix() for file in files)
 
 
 def encode_folder(
@@ -168,7 +162,7 @@ def _slices(count: int, batch_size: int, shards: int) -> list[slice]:
 
 
 def _pictures(root: Path, paths: Sequence[str] | None) -> list[str]:
-    paths = find_pictures(root) if paths is None else list(paths)
+    paths = find_pictures(root)[0] if paths is None else list(paths)
     if not paths:
         raise DataError(f"{root} holds no picture; expected files ending in {', '.join(SUFFIXES)}.")
     return paths

@@ -14,8 +14,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reidlib.data import find_pictures
 from reidlib.errors import ConfigError, DataError, ReidError
-from reidlib.retrieval import Gallery, GalleryIndex, encode_folder, encode_shard, find_pictures, index
+from reidlib.retrieval import Gallery, GalleryIndex, encode_folder, encode_shard, index
 from reidlib.retrieval.qdrant import QdrantIndex
 from reidlib.tests.attribute_model import AttributeModel, draw_table
 
@@ -192,7 +193,7 @@ def test_a_folder_is_encoded_once_and_equals_encoding_its_table(tmp_path, monkey
     np.testing.assert_array_equal(
         gallery.index.embeddings, Gallery.encode(model, table, tmp_path / "pictures").index.embeddings
     )
-    assert [gallery.image(i) for i in range(10)] == find_pictures(tmp_path / "pictures") == list(table["image"])
+    assert [gallery.image(i) for i in range(10)] == find_pictures(tmp_path / "pictures")[0] == list(table["image"])
     monkeypatch.setattr(model, "embed_image", None)
     assert len(encode_folder(model, tmp_path / "pictures", tmp_path / "index", batch_size=4)) == 10
     with torch.no_grad():

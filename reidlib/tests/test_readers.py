@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from reidlib.data import load, names
-from reidlib.data.readers.folders import market_sentences
+from reidlib.data.folders import market_sentences
 from reidlib.data.table import COLUMNS
 from reidlib.errors import ConfigError, DataError
 
@@ -267,9 +267,9 @@ def test_a_folder_with_market_names(tmp_path):
 
 
 def test_wrong_arguments_name_the_nearest():
-    with pytest.raises(ConfigError, match="nearest is 'cuhk-pedes'"):
+    with pytest.raises(ConfigError, match="did you mean 'cuhk-pedes'"):
         load("cuhk-pedas")
-    with pytest.raises(ConfigError, match="nearest is 'toy/icfg-pedes'"):
+    with pytest.raises(ConfigError, match="did you mean 'toy/icfg-pedes'"):
         load("toy/icfg_pedes")
     with pytest.raises(ConfigError, match="trial"):
         load("cuhk-pedes", trial=2)

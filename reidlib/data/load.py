@@ -1,6 +1,6 @@
 """Data sets by name: where each is expected, which reader reads it, and what a user who lacks it should do."""
 
-import difflib
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from reidlib.data.protocols import trials
-from reidlib.data.readers.folders import read_folder, read_market, read_pku
-from reidlib.data.readers.records import TRI_PARTS, Read, parse_json, read_mals, read_records, read_text, read_tri
-from reidlib.data.table import SPLITS, PersonData, absent, described
+from reidlib.config import nearest
+from reidlib.data.folders import read_folder, read_market, read_pku
+from reidlib.data.records import TRI_PARTS, parse_json, read_mals, read_records, read_text, read_tri
+from reidlib.data.table import SPLITS, TOLD, PersonData, Read, absent, counts
 from reidlib.errors import ConfigError, DataError
 from reidlib.paths import data_dir
 
@@ -21,6 +21,7 @@ class Source(NamedTuple):
     read: Callable[[Path, bool, int], Read]
     files: str
     ask: str
+    trials: int = 1  # random splits over which its protocol averages
 
 
 REID_FILES = "(or train_reid.json, val_reid.json, test_reid.json) and imgs/"
@@ -48,7 +49,11 @@ SOURCES = {
         "MALS", read_mals, "JSON files of image, image_id, caption, and the pictures", "github.com/Shuyu-XJTU/APTM"
     ),
     "pku-sketch": Source(
-        "PKU-Sketch", read_pku, "photo/, sketch/, idx/ and, for captions, TriReID.txt", "pkuml.org (PKU Sketch Re-ID)"
+        "PKU-Sketch",
+        read_pku,
+        "photo/, sketch/, idx/ and, for captions, TriReID.txt",
+        "pkuml.org (PKU Sketch Re-ID)",
+        10,
     ),
     "market-sketch-1k": Source(
         "Market-Sketch-1K",
@@ -68,14 +73,12 @@ def load(name: str, root: Path | str | None = None, *, pictures: bool = True, tr
     chooses among PKU-Sketch's ten splits. Where there is no val split, a tenth of the training identities (seeded, at
     most 1,000) is held out as val. Raises ConfigError for a wrong argument, DataError for anything wrong on disk.
     """
-    known = [*names, *(f"toy/{other}" for other in SOURCES)]
-    if name not in known:
-        nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0)[0]
-        raise ConfigError(f"There is no data set {name!r}; the nearest is {nearest!r} (known: {', '.join(names)}).")
+    if name not in (known := [*names, *(f"toy/{other}" for other in SOURCES)]):
+        raise ConfigError(f"There is no data set {name!r}; {nearest(str(name), known)}.")
     if type(trial) is not int or not 1 <= trial <= trials(name):
         raise ConfigError(f"{name!r} has {trials(name)} trial(s); trial was {trial!r}.")
     if name == "folder":
-        return _folder(root)
+        return _finish(name, _folder(root), read_folder(_folder(root), pictures), pictures)
     source = SOURCES["cuhk-pedes" if name == "toy" else name.removeprefix("toy/")]
     if name.startswith("toy"):
         base = _toy_world(root) / source.folder
@@ -85,26 +88,32 @@ def load(name: str, root: Path | str | None = None, *, pictures: bool = True, tr
         base = base.parent
     if not base.is_dir():
         raise DataError(f"{name} is not at {base}; put {source.files} there, and ask for the data set at {source.ask}.")
-    table, layout, sketch_of = source.read(base, pictures, trial)
+    read = source.read(base, pictures, trial)
     if name == "toy":
-        _join_toy(table, base, pictures)
-    return _finish(name, base, table, layout, sketch_of, pictures)
+        _join_toy(read.table, base, pictures)
+    return _finish(name, base, read, pictures)
 
 
-def _folder(root: Path | str | None) -> PersonData:
+def trials(name: str) -> int:
+    """The number of random splits over which the protocol of `name` averages (`load(..., trial=1..trials)`)."""
+    source = SOURCES.get(name.removeprefix("toy/"))
+    return source.trials if source else 1
+
+
+def _folder(root: Path | str | None) -> Path:
     if root is None or not Path(root).is_dir():
-        raise DataError(f"'folder' needs root, a folder of pictures; {root} is none.")
-    return _finish("folder", Path(root), *read_folder(Path(root), True), True)
+        found = "none was given" if root is None else f"{root} is {'a file' if Path(root).exists() else 'not there'}"
+        raise DataError(f"'folder' needs root, a folder of pictures; {found}.")
+    return Path(root)
 
 
-def _finish(name: str, root: Path, table: pd.DataFrame, layout: str, sketch_of: str, pictures: bool) -> PersonData:
-    held_out = _hold_out(table)
+def _finish(name: str, root: Path, read: Read, pictures: bool) -> PersonData:
+    table, held_out = read.table, _hold_out(read.table)
     parts = [f"{(table['split'] == split).sum():,} {split}" for split in SPLITS if (table["split"] == split).any()]
-    found = f"{layout}: {len(table):,} pictures ({', '.join(parts)}) of {table['pid'].nunique():,} people"
-    once = described(table, sketch_of)
-    counts = {"captions": once["text"].str.len().sum(), "dialogues": once["turns"].str.len().sum()}
-    counts["sketches"] = len({path for paths in table["sketch"] for path in paths})
-    found += "".join(f", {count:,} {column}" for column, count in counts.items() if count)
+    number = counts(table, read.sketch_of)
+    people = number.pop("identities")
+    found = f"{read.layout}: {number.pop('pictures'):,} pictures ({', '.join(parts)}) of {people:,} people"
+    found += "".join(f", {count:,} {column}" for column, count in number.items() if count)
     if held_out:
         found += f"; no val split, so a fixed choice of {held_out:,} training identities is held out as val"
     if pictures:
@@ -112,7 +121,12 @@ def _finish(name: str, root: Path, table: pd.DataFrame, layout: str, sketch_of: 
         if len(missing) == len(table):
             raise DataError(f"{root}: expected pictures such as {missing[0]}, found none of the {len(table):,} named.")
         found += f"; pictures missing: {len(missing):,}, such as {missing[0]}" if missing else ""
-    return PersonData(name, root, table, found + ".", sketch_of)
+    faults = list(read.faults)
+    if faults:
+        more = f" ... (`reid check` names all {len(faults):,})" if len(faults) > TOLD else ""
+        warnings.warn(f"{name} at {root}: {' '.join(faults[:TOLD])}{more}", stacklevel=3)
+    protocol = dict(read.protocol)
+    return PersonData(name, root, table, found + ".", read.sketch_of, faults, list(read.notes), protocol)
 
 
 def _hold_out(table: pd.DataFrame) -> int:
@@ -136,7 +150,7 @@ def _toy_world(root: Path | str | None) -> Path:
 
 def _join_toy(table: pd.DataFrame, base: Path, pictures: bool) -> None:
     """Adds ChatPedes' dialogues and the attributes that were drawn to the rows of the toy CUHK-PEDES."""
-    chats = read_records(base.parent / "ChatPedes", pictures)[0].set_index("image")["turns"].to_dict()
+    chats = read_records(base.parent / "ChatPedes", pictures).table.set_index("image")["turns"].to_dict()
     table["turns"] = [chats.get(image, []) for image in table["image"]]
     attributes = parse_json(read_text(base / "attributes.json"), str(base / "attributes.json"))
     table["attributes"] = [attributes.get(image.removeprefix("imgs/"), {}) for image in table["image"]]

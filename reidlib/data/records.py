@@ -10,11 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from reidlib.data.table import SPLITS, absent, make_table
+from reidlib.data.table import SPLITS, Read, absent, make_table
 from reidlib.errors import DataError
 from reidlib.paths import inside
-
-Read = tuple[pd.DataFrame, str, str]  # table, the layout in words, sketch_of
 
 TRI_PARTS = ("CUHK-PEDES", "ICFG-PEDES", "RSTPReid")
 ANNOTATIONS = ("reid_raw.json", "ICFG-PEDES.json", "ICFG_PEDES.json", "data_captions.json")
@@ -197,7 +195,7 @@ def read_tri(root: Path, pictures: bool, trial: int = 1) -> Read:
     for part in TRI_PARTS:
         if not (root / part).is_dir():
             raise DataError(f"{root}: expected the folders {', '.join(TRI_PARTS)}, but {part} is missing.")
-        table, layout, _ = read_records(root / part, pictures)
+        table, layout, *_ = read_records(root / part, pictures)
         table["pid"] += offset
         table["image"] = f"{part}/" + table["image"]
         table["sketch"] = [[f"{part}/{path}" for path in paths] for paths in table["sketch"]]
@@ -205,7 +203,7 @@ def read_tri(root: Path, pictures: bool, trial: int = 1) -> Read:
         tables.append(table)
         layouts.append(f"{part}/{layout}")
     joined = pd.concat(tables, ignore_index=True)
-    return joined, ", ".join(layouts), "image" if joined["sketch"].str.len().any() else ""
+    return Read(joined, ", ".join(layouts), "image" if joined["sketch"].str.len().any() else "")
 
 
 def place(rows: list[dict], root: Path, pictures: bool, layout: str) -> Read:
@@ -229,8 +227,8 @@ def place(rows: list[dict], root: Path, pictures: bool, layout: str) -> Read:
             row["sketch"] = ["imgs-sketch/" + row["image"].removeprefix(leading)]
     table = make_table(rows, str(root / layout))
     if not has_sketches:
-        return table, layout, ""
+        return Read(table, layout)
     gone = set(absent(root, [path for paths in table["sketch"] for path in paths]))
     table["sketch"] = [[path for path in paths if path not in gone] for paths in table["sketch"]]
     note = f" (pictures without a sketch: {len(gone):,})" if gone else ""
-    return table, f"{layout} with imgs-sketch/{note}", "image"
+    return Read(table, f"{layout} with imgs-sketch/{note}", "image")

@@ -1,6 +1,5 @@
-"""Layouts that are folders of pictures: PKU-Sketch, Market-Sketch-1K and any plain folder."""
+"""Layouts that are folders of pictures: PKU-Sketch, Market-Sketch-1K and any folder of one's own."""
 
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -8,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from reidlib.data.readers.records import Read, picture_of, read_text, text_of
-from reidlib.data.table import absent, make_table
+from reidlib.data.metadata import SPLIT_OF, metadata_files, read_metadata
+from reidlib.data.records import picture_of, read_text
+from reidlib.data.table import DISTRACTOR, Read, absent, make_table
+from reidlib.data.walk import find_pictures
 from reidlib.errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 MARKET_NAME = re.compile(r"(-1|\d{4})(?:_c(\d+))?")  # 0002_c1s1_000451_03.jpg; -1 marks a junk box
+OWN_NAME = re.compile(r"(-1|\d{1,9})_c(\d+)")
 UPPER_COLOURS = ("black", "white", "red", "purple", "yellow", "gray", "blue", "green")
 LOWER_COLOURS = ("black", "white", "pink", "purple", "yellow", "gray", "blue", "green", "brown")
 # What 1, 2, ... mean in market_attribute.mat, as its authors list them; the colours and bags are 1 (no) or 2 (yes).
@@ -49,7 +50,7 @@ def read_pku(root: Path, pictures: bool, trial: int = 1) -> Read:
     layout += " with TriReID.txt" if captions else ""
     for row in rows:
         row["sketch"], row["text"] = list(sketches.get(row["pid"], [])), list(captions.get(row["pid"], []))
-    return make_table(rows, str(root / "idx")), layout, "person"
+    return Read(make_table(rows, str(root / "idx")), layout, "person")
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -81,33 +82,26 @@ def _pku_captions(root: Path) -> dict[int, list[str]]:
     return captions
 
 
-def pictures_in(folder: Path) -> list[str]:
-    """Paths of all pictures below `folder`, relative to it, sorted; hidden folders and files are left out."""
-    found = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        base = Path(parent).relative_to(folder)
-        found += [(base / n).as_posix() for n in names if n.lower().endswith(SUFFIXES) and not n.startswith(".")]
-    return sorted(text_of(path, "a picture's name") for path in found)
-
-
 def read_market(root: Path, pictures: bool, trial: int = 1) -> Read:
     """Market-Sketch-1K: `photo/{train,query}`, `sketch/{A..F}/{train,query}`, names that begin with the identity.
 
     The names are the annotations, so the pictures must be there. Attributes and captions come from
     `market_attribute.mat` of Market-1501_Attribute where it is there.
     """
-    halves = {"train": "train", "query": "test"}
-    photos = [
-        (split, f"photo/{half}/{p}") for half, split in halves.items() for p in pictures_in(root / "photo" / half)
-    ]
+    halves, faults = {"train": "train", "query": "test"}, []
+
+    def pictures_in(folder: str) -> list[str]:
+        found, unusable = find_pictures(root / folder) if (root / folder).is_dir() else ([], [])
+        faults.extend(unusable)
+        return [f"{folder}/{path}" for path in found]
+
+    photos = [(split, path) for half, split in halves.items() for path in pictures_in(f"photo/{half}")]
     if not photos:
         raise DataError(f"{root}: expected photos in photo/train/ and photo/query/, found none.")
     sketches = defaultdict(list)
     for style in "ABCDEF":
         for half in halves:
-            for name in pictures_in(root / "sketch" / style / half):
-                path = f"sketch/{style}/{half}/{name}"
+            for path in pictures_in(f"sketch/{style}/{half}"):
                 sketches[_market_name(path)[0]].append(path)
     mat = root / "market_attribute.mat"
     attributes = read_market_attributes(mat) if mat.is_file() else {}
@@ -121,7 +115,7 @@ def read_market(root: Path, pictures: bool, trial: int = 1) -> Read:
             rows.append(row)
     layout = "photo/ and sketch/{A..F}/" + (" with market_attribute.mat" if attributes else "")
     layout += f" (junk photos left out: {len(photos) - len(rows):,})" if len(rows) < len(photos) else ""
-    return make_table(rows, str(root)), layout, "person"
+    return Read(make_table(rows, str(root)), layout, "person", faults)
 
 
 def _market_name(path: str) -> tuple[int, int]:
@@ -174,16 +168,32 @@ def market_sentences(attributes: dict[str, str]) -> list[str]:
     ]
 
 
-def read_folder(root: Path, pictures: bool, trial: int = 1) -> Read:
-    """Any folder of pictures as a gallery: each its own identity, or Market's identities where all names say them."""
-    images = pictures_in(root)
-    matches = [re.match(r"(-1|\d{4})_c(\d+)s\d+_", image.rpartition("/")[2]) for image in images]
+def read_folder(root: Path, pictures: bool = True, trial: int = 1) -> Read:
+    """A folder of one's own: with metadata.csv or metadata.jsonl, with Market-1501's names, or of pictures alone.
+
+    By Market's names (`0002_c1s1_000451_03.jpg`: person, camera) -1 is junk and left out, 0 a distractor. Its folders
+    bounding_box_train, bounding_box_test and query tell the split; everything else, and every other folder, is a
+    gallery: all of it test, and without names each picture its own identity.
+    """
+    if files := metadata_files(root):
+        return read_metadata(root, files, pictures)
+    images, faults = find_pictures(root)
+    if faults and not images:
+        raise DataError(f"{root}: expected at least one picture that can be used; {faults[0]}")
+    halves = [SPLIT_OF.get(image.split("/")[0], "") for image in images]
+    if "bounding_box_test" in {image.split("/")[0] for image in images}:  # what lies beside is no part of the benchmark
+        images, halves = zip(*(pair for pair in zip(images, halves, strict=True) if pair[1]), strict=True)
+    matches = [OWN_NAME.match(image.rpartition("/")[2]) for image in images]
     if images and all(matches):
+        people = [int(match[1]) for match in matches]
         rows = [
-            {"split": "test", "pid": int(match[1]), "image": image, "camid": int(match[2])}
-            for image, match in zip(images, matches, strict=True)
-            if match[1] != "-1"
+            {"split": half or "test", "pid": pid or DISTRACTOR, "image": image, "camid": int(match[2])}
+            for image, half, pid, match in zip(images, halves, people, matches, strict=True)
+            if pid >= 0
         ]
-        return make_table(rows, str(root)), "a folder of pictures with Market-1501 names", ""
+        layout = "a folder of pictures with Market-1501 names"
+        layout += f" (junk left out: {people.count(-1):,})" if -1 in people else ""
+        layout += f" (distractors: {people.count(0):,})" if 0 in people else ""
+        return Read(make_table(rows, str(root)), layout, faults=faults)
     rows = ({"split": "test", "pid": pid, "image": image} for pid, image in enumerate(images))
-    return make_table(rows, str(root)), "a folder of pictures", ""
+    return Read(make_table(rows, str(root)), "a folder of pictures", faults=faults)
