@@ -159,7 +159,7 @@ def parts(
     for name in names:
         model = build(name, preset).to(pick_device(device)).train()
         made = batch(model, batch_size or share_of_batch(model))
-        length = max((made[key].shape[1] for key in ("caption_ids", "dialogue_ids") if key in made), default=0)
+        length = max((made[key].shape[1] for key in ("text", "turns") if key in made), default=0)
         losses = {"step": lambda: sum(model.losses(made).values()), "bare": lambda: bare_loss(model, made)}  # noqa: B023
         clocks: dict[str, list[dict[str, float]]] = {run: [] for run in losses}
         optimizer = optimizer_of(model)
@@ -251,12 +251,12 @@ def batch(model: Method, size: int, times: int = 1) -> dict[str, Any]:
     made = {"images": pictures[0], "pids": rows // 2, "image_ids": rows, "progress": 1.0}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # texts are meant to be as long as they may be
-        if "captions" in model.needs:
-            made["caption_ids"] = model.tokenize([" ".join([CAPTION] * times)] * size)
-        if "dialogues" in model.needs:
-            made["dialogue_ids"] = model.tokenize_dialogues([DIALOGUE * times] * size)
-    if "sketches" in model.needs:
-        made["sketches"] = pictures[1]
+        if "text" in model.trains_on:
+            made["text"] = model.tokenize([" ".join([CAPTION] * times)] * size)
+        if "turns" in model.trains_on:
+            made["turns"] = model.tokenize_turns([DIALOGUE * times] * size)
+    if "sketch" in model.trains_on:
+        made["sketch"] = pictures[1]
     return {name: value.to(model.device) if isinstance(value, Tensor) else value for name, value in made.items()}
 
 
@@ -273,7 +273,7 @@ def bare_loss(model: Method, made: dict[str, Any]) -> Tensor:
 
 
 def _clip(model: Method, made: dict[str, Any]) -> tuple[Tensor, ...]:
-    ids = made["caption_ids"]
+    ids = made["text"]
     if getattr(model.config, "trim", True):
         return model.clip.encode_image(made["images"]), model.clip.encode_text(ids)
     tokens = model.clip.text_tokens(ids).tokens  # padding and all, as the method has it
@@ -281,20 +281,20 @@ def _clip(model: Method, made: dict[str, Any]) -> tuple[Tensor, ...]:
 
 
 def _cfine(model: Method, made: dict[str, Any]) -> tuple[Tensor, ...]:
-    ids, bert = made["caption_ids"], model.bert
+    ids, bert = made["text"], model.bert
     words = bert.model(input_ids=ids, attention_mask=(ids != bert.pad).long()).last_hidden_state
     return model.clip.encode_image(made["images"]), words[:, 0]
 
 
 def _diana(model: Method, made: dict[str, Any]) -> tuple[Tensor, ...]:
     pictures = model.encode_image(made["images"], refine=False)
-    return pictures.pooled, model.encode_text(made["dialogue_ids"], refine=False).pooled
+    return pictures.pooled, model.encode_text(made["turns"], refine=False).pooled
 
 
 def _interactreid(model: Method, made: dict[str, Any]) -> tuple[Tensor, ...]:
-    photos, sketches = model.clip.encode_image(torch.cat([made["images"], made["sketches"]])).chunk(2)
-    if "caption_ids" in made:
-        return photos, sketches, model.clip.encode_text(made["caption_ids"])
+    photos, sketches = model.clip.encode_image(torch.cat([made["images"], made["sketch"]])).chunk(2)
+    if "text" in made:
+        return photos, sketches, model.clip.encode_text(made["text"])
     ids = model.prompt.expand(len(photos), -1)
     embedded = model.clip.embed_tokens(ids).detach().requires_grad_()
     return photos, sketches, model.clip.encode_text(ids, embedded=embedded)

@@ -42,7 +42,7 @@ class Query:
 
     @property
     def as_turns(self) -> list[Turn]:
-        """The turns, after a first one in which the description answers `OPENING`, for a model that reads only turns."""
+        """The turns, after one in which the description answers `OPENING`, for a model that reads only turns."""
         return ([(OPENING, self.text)] if self.text else []) + list(self.turns)
 
 

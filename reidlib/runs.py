@@ -140,13 +140,11 @@ def searcher(*kinds: str, run: str = "") -> tuple[Method, str]:
     wanted = [tuple(run.split("/", 1))] if run else reversed(trained())
     for name, *part in wanted:
         model = load_model(name, *part)
-        if set(kinds) & set(model.queries):
+        if set(kinds) & set(model.reads):
             where = "/".join(filter(None, (name, *part)))
             return model.to(pick_device()), f"The model is {model.name} from the run {where}."
         if run:
-            raise ReidError(
-                f"The run {run} takes queries by {', '.join(model.queries)}; expected {' or '.join(kinds)}."
-            )
+            raise ReidError(f"The run {run} reads {' and '.join(model.reads)}; expected {' or '.join(kinds)}.")
     model = methods.create("clip", {"views": ["text", "sketch"]}).eval().to(pick_device())
     return model, "No run has trained a model that fits, so this is the small CLIP as it comes (zero-shot)."
 

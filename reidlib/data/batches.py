@@ -21,7 +21,7 @@ def data_pixels(data: PersonData, size: tuple[int, int]) -> Pixels:
 
 
 class TrainSet(Dataset):
-    """The training split as items of one picture each with what `needs` names ("captions", "sketches", "dialogues").
+    """The training split as items of one picture each with what `parts` names ("text", "turns", "sketch").
 
     An epoch visits every caption (or dialogue) once with its picture. Without words, it visits photos or sketches,
     whichever are more, once, each with a partner of the same person drawn anew every epoch. Where a sketch belongs to
@@ -34,35 +34,34 @@ class TrainSet(Dataset):
         self,
         data: PersonData,
         pixels: Pixels,
-        needs: Sequence[str],
+        parts: Sequence[str],
         *,
         seed: int = 0,
         back_translation: float = 0.0,
         split: str = "train",
     ):
         frame = data.split(split)
-        self.pixels, self.needs, self.seed, self.back_translation = pixels, tuple(needs), seed, back_translation
-        said = next((kind for kind in ("captions", "dialogues") if kind in needs), None)
-        if "sketches" in needs:
+        self.pixels, self.parts, self.seed, self.back_translation = pixels, tuple(parts), seed, back_translation
+        said = next((kind for kind in ("text", "turns") if kind in parts), None)
+        if "sketch" in parts:
             frame = frame[frame["sketch"].str.len() > 0]
-        if said == "captions":  # a caption without back-translation stands for itself
+        if said == "text":  # a caption without back-translation stands for itself
             frame["text_bt"] = frame["text_bt"].where(frame["text_bt"].str.len() > 0, frame["text"])
-        column = {"captions": "text", "dialogues": "turns"}.get(said)
         if said:
-            frame = frame.explode([column, "text_bt"] if said == "captions" else column).dropna(subset=column)
+            frame = frame.explode([said, "text_bt"] if said == "text" else said).dropna(subset=said)
         if frame.empty:
             raise DataError(
-                f"The {split} split of {data.name} has no pictures with {' and '.join(needs) or 'anything'}."
+                f"The {split} split of {data.name} has no pictures with {' and '.join(parts) or 'anything'}."
             )
         self.said = said
-        self.words = frame[column].tolist() if said else []
-        self.other_words = frame["text_bt"].tolist() if back_translation and said == "captions" else []
+        self.words = frame[said].tolist() if said else []
+        self.other_words = frame["text_bt"].tolist() if back_translation and said == "text" else []
         self.word_ids: Tensor | None = None
         self.image_ids = frame.index.to_numpy()
         self.people, self.pids = np.unique(frame["pid"].to_numpy(), return_inverse=True)
         self.image_rows = np.array([pixels.index[path] for path in frame["image"]])
         self.sketch_rows = [np.array([pixels.index[path] for path in paths]) for paths in frame["sketch"]]
-        if "sketches" in needs and not said and data.sketch_of == "person":
+        if "sketch" in parts and not said and data.sketch_of == "person":
             self._visit_the_more_numerous()
         self.set_epoch(0)
 
@@ -84,7 +83,7 @@ class TrainSet(Dataset):
         self._images = self.image_rows
         if self.image_rows.dtype == object:
             self._images = _one_each(self.image_rows, rng)
-        if "sketches" in self.needs:
+        if "sketch" in self.parts:
             self._sketches = _one_each(self.sketch_rows, rng)
         self._said = np.arange(len(self))
         if self.other_words:
@@ -97,10 +96,10 @@ class TrainSet(Dataset):
             "pids": torch.as_tensor(self.pids[items]),
             "image_ids": torch.as_tensor(self.image_ids[items]),
         }
-        if "sketches" in self.needs:
-            batch["sketches"] = self.pixels[self._sketches[items]]
+        if "sketch" in self.parts:
+            batch["sketch"] = self.pixels[self._sketches[items]]
         if self.said:
-            batch["caption_ids" if self.said == "captions" else "dialogue_ids"] = self.word_ids[self._said[items]]
+            batch[self.said] = self.word_ids[self._said[items]]
         return batch
 
     def order(self, epoch: int, sampler: str) -> np.ndarray:

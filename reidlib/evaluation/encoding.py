@@ -1,72 +1,67 @@
-"""Turning pictures, captions, sketches and dialogues into embeddings, each once, in batches."""
+"""The one encoder: pictures and queries become embeddings, each once, in batches, with any method."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, distributed
 
 from reidlib.data.images import Pixels
-from reidlib.data.transforms import normalise
 from reidlib.devices import autocast
 from reidlib.methods.base import Method
+from reidlib.query import Picture, Query
 
 
 class Encoder:
-    """Embeds with one model, in evaluation mode and without gradients; a gallery asked for twice is encoded once.
+    """Embeds with one model, in evaluation mode and without gradients.
 
-    pixels: the decoded pictures and sketches by path, at the model's size. shared: the processes of torch.distributed
-    take turns at the batches and each gets all embeddings, the very ones of a single process; all have to ask alike.
+    Pictures are paths in `pixels` (the decoded pictures of a data set, at the model's size), files, or PIL images. A
+    gallery of `pixels` that is asked for twice is encoded once. Embeddings are float32 and on the model's device.
+
+    Under torch.distributed the processes take turns at the batches and each gets all embeddings, the very ones of a
+    single process; all have to ask alike.
     """
 
-    def __init__(self, model: Method, pixels: Pixels, batch_size: int = 256, shared: bool = False):
-        self.model, self.pixels, self.batch_size, self.shared = model, pixels, batch_size, shared
+    def __init__(self, model: Method, pixels: Pixels | None = None, batch_size: int = 256):
+        self.model, self.pixels, self.batch_size = model, pixels, batch_size
+        self._known = {} if pixels is None else pixels.index  # path -> place in `pixels`
         self._galleries: dict[tuple[str, ...], Tensor] = {}
 
-    def gallery(self, paths: Sequence[str]) -> Tensor:
-        """(N, D) float32 embeddings of pictures, on the model's device."""
-        key = tuple(paths)
-        if key not in self._galleries:
-            self._galleries[key] = self._run(paths, lambda part: self.model.embed_image(self.pictures(part)))
-        return self._galleries[key]
+    def images(self, pictures: Sequence[Picture]) -> Tensor:
+        """(N, D) of gallery pictures."""
+        key = tuple(pictures) if all(isinstance(p, str) and p in self._known for p in pictures) else None
+        if key in self._galleries:
+            return self._galleries[key]
+        found = self._run(pictures, lambda part: self.model.embed_image(self.pictures(part)))
+        if key is not None:
+            self._galleries[key] = found
+        return found
 
-    def sketches(self, paths: Sequence[str]) -> Tensor:
-        return self._run(paths, lambda part: self.model.embed_sketch(self.pictures(part)))
+    def queries(self, queries: Sequence[Query]) -> Tensor:
+        """(N, D) of queries. Those of like kind and length share a batch, so that little is spent on padding."""
+        order = sorted(range(len(queries)), key=lambda row: (queries[row].parts, _length(queries[row])))
+        done = self._run([queries[row] for row in order], lambda part: self.model.embed(list(map(self._decoded, part))))
+        return done[torch.tensor(order).argsort().to(done.device)]
 
-    def texts(self, texts: Sequence[str]) -> Tensor:
-        """(N, D); texts of similar length share a batch, so that little is spent on padding."""
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        done = self._run(
-            [texts[i] for i in order],
-            lambda part: self.model.embed_text(self.model.tokenize(part).to(self.model.device)),
-        )
-        return _unsorted(done, order)
+    def pictures(self, pictures: Sequence[Picture]) -> Tensor:
+        """Pictures as the model takes them, (B, 3, H, W) normalised, on its device."""
+        if all(isinstance(picture, str) and picture in self._known for picture in pictures):
+            return self.model.pixels(self.pixels[[self._known[picture] for picture in pictures]])
+        return self.model.pixels([self._pixels_of(picture) for picture in pictures])
 
-    def dialogues(self, dialogues: Sequence[list[tuple[str, str]]]) -> Tensor:
-        order = sorted(range(len(dialogues)), key=lambda i: sum(len(q) + len(a) for q, a in dialogues[i]))
-        done = self._run(
-            [dialogues[i] for i in order],
-            lambda part: self.model.embed_dialogue(self.model.tokenize_dialogues(part).to(self.model.device)),
-        )
-        return _unsorted(done, order)
+    def _decoded(self, query: Query) -> Query:
+        """The query with pixels in place of paths that `pixels` knows."""
+        return replace(query, sketch=self._pixels_of(query.sketch), photo=self._pixels_of(query.photo))
 
-    def composed(self, sketches: Sequence[str], texts: Sequence[str]) -> Tensor:
-        """(N, D) of sketches each with its sentence."""
-
-        def embed(part):
-            ids = self.model.tokenize_feedback([text for _, text in part]).to(self.model.device)
-            return self.model.compose(self.pictures([path for path, _ in part]), ids)
-
-        return self._run(list(zip(sketches, texts, strict=True)), embed)
-
-    def pictures(self, paths: Sequence[str]) -> Tensor:
-        """Pictures by path as the model takes them, (B, 3, H, W) normalised, on its device."""
-        pixels = self.pixels[[self.pixels.index[path] for path in paths]].to(self.model.device)
-        return normalise(pixels, self.model.mean, self.model.std, white=255)
+    def _pixels_of(self, picture: Picture | None) -> Picture | None:
+        known = isinstance(picture, str) and picture in self._known
+        return self.pixels[[self._known[picture]]][0] if known else picture
 
     @torch.inference_mode()
-    def _run(self, items: Sequence, embed: Callable) -> Tensor:
+    def _run(self, items: Sequence, embed: Callable[[Sequence], Tensor]) -> Tensor:
         was_training = self.model.training
-        rank, world = (distributed.get_rank(), distributed.get_world_size()) if self.shared else (0, 1)
+        shared = distributed.is_available() and distributed.is_initialized()
+        rank, world = (distributed.get_rank(), distributed.get_world_size()) if shared else (0, 1)
         starts = range(0, len(items), self.batch_size)
         self.model.eval()
         try:
@@ -74,14 +69,13 @@ class Encoder:
                 parts = [embed(items[start : start + self.batch_size]).float() for start in starts[rank::world]]
         finally:
             self.model.train(was_training)
-        if self.shared:
+        if world > 1:
             held: list[list[Tensor]] = [[] for _ in range(world)]
             distributed.all_gather_object(held, [part.cpu() for part in parts])
             parts = [held[number % world][number // world] for number in range(len(starts))]
         return torch.cat(parts).to(self.model.device)
 
 
-def _unsorted(rows: Tensor, order: list[int]) -> Tensor:
-    back = torch.empty(len(order), dtype=torch.long)
-    back[torch.tensor(order)] = torch.arange(len(order))
-    return rows[back.to(rows.device)]
+def _length(query: Query) -> int:
+    """Letters to read."""
+    return len(query.text) + sum(len(question) + len(answer) for question, answer in query.turns)

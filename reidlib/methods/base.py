@@ -1,25 +1,38 @@
-"""The face every method shows: tokenize, embed each kind of query, give its losses, name its learning rates."""
+"""The face every method shows: it embeds pictures and queries, gives its losses, and names its learning rates."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from reidlib.config import Config
+from reidlib.data.images import open_image
 from reidlib.data.transforms import CLIP as CLIP_STATISTICS
+from reidlib.data.transforms import normalise
 from reidlib.errors import ReidError
+from reidlib.query import Picture, Query, Turn
+
+# Rocchio's weights of the likes and dislikes against a query of weight 1, as in the SMART system.
+LIKED, DISLIKED = 0.75, 0.15
 
 
 class Method(nn.Module):
     """A retrieval model. The similarity of a query and an image is the inner product of their embeddings.
 
-    A method fills in what it has of `embed_*` and `compose`, lists the query kinds it takes in `queries`, and what a
-    training batch must hold in `needs` ("captions", "sketches", "dialogues").
+    A method fills in `embed_image`, `losses`, and the `tokenize` and `embed_*` of the parts of a query that it reads:
+
+    reads: the parts it embeds itself, of "text", "turns" and "sketch". A photo is embedded as a picture of the gallery.
+    trains_on: the parts that a training item must hold beside the picture.
     """
 
     name: ClassVar[str]
-    queries: tuple[str, ...] = ()
-    needs: tuple[str, ...] = ("captions",)
+    reads: tuple[str, ...] = ()
+    trains_on: tuple[str, ...] = ("text",)
     mean: tuple[float, float, float] = CLIP_STATISTICS[0]
     std: tuple[float, float, float] = CLIP_STATISTICS[1]
     num_classes: int = 0  # identities a classification loss knows; 0 where there is no such loss
@@ -34,17 +47,15 @@ class Method(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def tokenize(self, texts: list[str]) -> Tensor:
+    # -- what a method fills in ------------------------------------------------------------------------------------
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids (B, L) on the CPU, padded on the right."""
         raise NotImplementedError
 
-    def tokenize_dialogues(self, dialogues: list[list[tuple[str, str]]]) -> Tensor:
-        """Token ids (B, L) of whole dialogues, each a list of (question, answer)."""
-        return self._refuse("dialogue")
-
-    def tokenize_feedback(self, texts: list[str]) -> Tensor:
-        """Token ids (B, L) of the sentences that `compose` takes beside a sketch."""
-        return self.tokenize(texts)
+    def tokenize_turns(self, dialogues: Sequence[Sequence[Turn]]) -> Tensor:
+        """Token ids (B, L) on the CPU of whole dialogues, each a list of (question, answer)."""
+        raise NotImplementedError
 
     def embed_image(self, images: Tensor) -> Tensor:
         """(B, 3, H, W), normalised by `mean` and `std` -> (B, D)."""
@@ -52,26 +63,28 @@ class Method(nn.Module):
 
     def embed_text(self, ids: Tensor) -> Tensor:
         """(B, L) from `tokenize` -> (B, D)."""
-        return self._refuse("text")
+        raise NotImplementedError
+
+    def embed_turns(self, ids: Tensor) -> Tensor:
+        """(B, L) from `tokenize_turns` -> (B, D)."""
+        raise NotImplementedError
 
     def embed_sketch(self, sketches: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, D)."""
-        return self._refuse("sketch")
+        """(B, 3, H, W), normalised -> (B, D)."""
+        raise NotImplementedError
 
-    def embed_dialogue(self, ids: Tensor) -> Tensor:
-        """(B, L) from `tokenize_dialogues` -> (B, D)."""
-        return self._refuse("dialogue")
+    def compose(self, parts: dict[str, Tensor]) -> Tensor:
+        """Several of the parts in `reads` as one query: token ids (B, L) or pictures (B, 3, H, W) by name -> (B, D).
 
-    def compose(self, sketches: Tensor, ids: Tensor) -> Tensor:
-        """A sketch and a sentence as one query: (B, 3, H, W), (B, L) -> (B, D)."""
-        return self._refuse("sketch+text")
+        By default the direction of the sum of their unit vectors, at the length of the first.
+        """
+        return added([self._embed_part(name, given) for name, given in parts.items()])
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Weighted scalar losses by name; training minimises their sum.
 
         The batch holds tensors on the model's device: images (B, 3, H, W), pids (B,) labels from 0, image_ids (B,),
-        progress (float, epochs done so far), and what `needs` asks: caption_ids (B, L), sketches (B, 3, H, W),
-        dialogue_ids (B, L).
+        progress (float, epochs done so far), and what `trains_on` asks: text (B, L), turns (B, L), sketch (B, 3, H, W).
         """
         raise NotImplementedError
 
@@ -84,6 +97,94 @@ class Method(nn.Module):
             {"params": vectors, "lr": config.lr, "weight_decay": 0.0},
         ]
 
+    # -- queries ---------------------------------------------------------------------------------------------------
+
+    def embed(self, queries: Sequence[Query]) -> Tensor:
+        """The embeddings of queries of any kinds, (B, D).
+
+        A model that reads no turns is given their answers as text, one that reads only turns a text as a first answer.
+        A photo's embedding is added as one more unit vector. Marks then move the direction by Rocchio's rule,
+        q + 0.75 mean(liked) - 0.15 mean(disliked) of unit vectors, at the length the query had. Raises ReidError for
+        a query that is empty or holds a part this method cannot read.
+        """
+        queries = [self._readable(query) for query in queries]
+        groups: dict[tuple[str, ...], list[int]] = {}
+        for row, query in enumerate(queries):
+            groups.setdefault(query.parts, []).append(row)
+        features = [self._embed_alike([queries[row] for row in rows], parts) for parts, rows in groups.items()]
+        order = torch.tensor([row for rows in groups.values() for row in rows], device=self.device)
+        return torch.cat(features)[order.argsort()]
+
+    def require(self, *parts: str) -> None:
+        """Raises ReidError unless this method reads one of `parts`."""
+        if not set(parts) & set(self.reads):
+            raise ReidError(f"{self.name} reads {' and '.join(self.reads)}; it cannot read {_A[parts[0]]}.")
+
+    def pixels(self, pictures: Sequence[Picture] | Tensor) -> Tensor:
+        """Pictures as the model takes them, (B, 3, H, W) normalised, on its device.
+
+        uint8 pixels, (3, H, W) each or (B, 3, H, W), are taken to have the model's size; files and PIL images are
+        resized to it.
+        """
+        if not isinstance(pictures, Tensor):
+            pictures = torch.stack([self._resized(picture) for picture in pictures])
+        return normalise(pictures.to(self.device), self.mean, self.std, white=255)
+
+    def count_tokens(self, text: str) -> tuple[int, int]:
+        """How many tokens a text takes, and how many the method reads; one too many where it only shows a cut."""
+        pad = self.tokenize([""])[0, -1]
+        ids = self.tokenize([text])[0]
+        used = int((ids != pad).sum())
+        return used + (used == len(ids)), len(ids)
+
+    def _resized(self, picture: Picture) -> Tensor:
+        """uint8 (3, H, W)."""
+        if isinstance(picture, Tensor):
+            return picture
+        image = picture.convert("RGB") if isinstance(picture, Image.Image) else open_image(picture)
+        return torch.from_numpy(
+            np.asarray(image.resize(self.image_size[::-1], Image.Resampling.BICUBIC)).transpose(2, 0, 1).copy()
+        )
+
+    def _readable(self, query: Query) -> Query:
+        """The query with its words in the form that this method reads."""
+        if "turns" in self.reads and (query.turns or "text" not in self.reads):
+            query = replace(query, text="", turns=query.as_turns)
+        elif "text" in self.reads:
+            query = replace(query, text=query.as_text, turns=())
+        for part in set(query.parts) & set(_A):
+            self.require(part)
+        if not query.parts:
+            raise ReidError("The query is empty; expected a text, turns, a sketch, a photo or marks.")
+        return query
+
+    def _embed_alike(self, queries: list[Query], parts: tuple[str, ...]) -> Tensor:
+        """Embeds queries that all hold the same parts, which are in the order of `PARTS`."""
+        prepare = {"text": self.tokenize, "turns": self.tokenize_turns, "sketch": self.pixels}
+        told = {
+            name: prepare[name]([getattr(query, name) for query in queries]).to(self.device)
+            for name in parts
+            if name in prepare
+        }
+        features = []
+        if len(told) == 1:
+            features = [self._embed_part(*told.popitem())]
+        elif told:
+            features = [self.compose(told)]
+        if "photo" in parts:
+            features.append(self.embed_image(self.pixels([query.photo for query in queries])))
+        marks = [
+            sign * torch.stack([_mean_direction(getattr(query, name)) for query in queries]).to(self.device)
+            for name, sign in (("liked", LIKED), ("disliked", -DISLIKED))
+            if name in parts
+        ]
+        return _moved(added(features) if features else None, marks)
+
+    def _embed_part(self, name: str, given: Tensor) -> Tensor:
+        return {"text": self.embed_text, "turns": self.embed_turns, "sketch": self.embed_sketch}[name](given)
+
+    # -- training --------------------------------------------------------------------------------------------------
+
     def gather(self, features: Tensor) -> Tensor:
         """The features of all processes, (B, ...) -> (processes * B, ...), with gradients; training installs it."""
         return features
@@ -94,6 +195,27 @@ class Method(nn.Module):
             if module is not self and hasattr(module, "checkpoint_activations"):
                 module.checkpoint_activations()
 
-    def _refuse(self, kind: str):
-        takes = ", ".join(self.queries)
-        raise ReidError(f"{self.name} takes no {kind} queries; it takes {takes}.")
+
+_A = {"text": "a text", "turns": "a dialogue", "sketch": "a sketch"}
+
+
+def added(features: Sequence[Tensor]) -> Tensor:
+    """The direction of the sum of unit vectors, at the length of the first: (B, D) each -> (B, D)."""
+    if len(features) == 1:
+        return features[0]
+    direction = sum(normalize(feature, dim=1) for feature in features)
+    return normalize(direction, dim=1) * features[0].norm(dim=1, keepdim=True)
+
+
+def _mean_direction(marked: Tensor) -> Tensor:
+    """(n, D) -> (D,), the mean of unit vectors."""
+    return normalize(marked.float(), dim=1).mean(0)
+
+
+def _moved(told: Tensor | None, marks: Sequence[Tensor]) -> Tensor:
+    """Queries (B, D), or None where only marks were given, moved by weighted marks (B, D)."""
+    if not marks:
+        return told
+    if told is None:
+        return normalize(sum(marks), dim=1)
+    return normalize(normalize(told, dim=1) + sum(marks), dim=1) * told.norm(dim=1, keepdim=True)

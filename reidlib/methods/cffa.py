@@ -265,7 +265,7 @@ class CFFA(Method):
     """A CLIP and `Head`. See the module's text. clip: a model to use in place of the one that `config` names."""
 
     name = "cffa"
-    queries = ("text",)
+    reads = ("text",)
     config: CFFAConfig
 
     def __init__(self, config: CFFAConfig, num_classes: int = 0, *, clip: CLIP | None = None):
@@ -295,7 +295,7 @@ class CFFA(Method):
         its memory. So one pass of the text tower serves them all; `share_masked=False` makes two of it.
         """
         config, pids = self.config, batch["pids"]
-        ids = batch["caption_ids"]
+        ids = batch["text"]
         ids = augment_tokens(self._trimmed(ids) if config.trim else ids, config.augment_words)
         masked, labels = mask_tokens(ids, config.mask_words)
         if config.mlm_weight and config.share_masked:

@@ -286,7 +286,7 @@ class CFine(Method):
     """
 
     name = "cfine"
-    queries = ("text",)
+    reads = ("text",)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     config: CFineConfig
 
@@ -325,7 +325,7 @@ class CFine(Method):
         return self.head.text(*self.bert(ids), ids == self.bert.pad)
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        image, text = self.image_features(batch["images"]), self.text_features(batch["caption_ids"])
+        image, text = self.image_features(batch["images"]), self.text_features(batch["text"])
         # At a temperature of 0.01 a similarity needs more digits than bf16 has.
         with torch.autocast(self.device.type, enabled=False):
             gathered = (Features(*(self.gather(tensor) for tensor in features)) for features in (image, text))

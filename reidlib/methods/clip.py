@@ -63,8 +63,7 @@ class Clip(Method):
             )
         self.config = config
         self.clip = clip or create_clip(config.backbone, config.image_size, config.pretrained)
-        self.queries = ("text", "sketch") if len(config.views) == 2 else config.views
-        self.needs = tuple({"text": "captions", "sketch": "sketches"}[view] for view in config.views)
+        self.reads = self.trains_on = tuple(part for part in ("text", "sketch") if part in config.views)
 
     def tokenize(self, texts: list[str]) -> Tensor:
         return self.clip.tokenize(texts)
@@ -86,9 +85,9 @@ class Clip(Method):
         photos = self.embed_image(batch["images"])
         views = {}
         if "text" in self.config.views:
-            views["t2i"] = self.embed_text(batch["caption_ids"])
+            views["t2i"] = self.embed_text(batch["text"])
         if "sketch" in self.config.views:
-            views["s2i"] = self.embed_sketch(batch["sketches"])
+            views["s2i"] = self.embed_sketch(batch["sketch"])
         all_photos, pids = self.gather(photos), self.gather(batch["pids"])
         targets = identity_targets(pids)
         loss, scale = (sdm, 1 / self.config.temperature) if self.config.loss == "sdm" else (itc, self._scale())

@@ -47,7 +47,7 @@ class DianaConfig(Config):
     init_scale: float = 50.0  # inverse temperature at the start
     head_lr: float = 1.0  # times lr, for what is not a tower
 
-    learn_from: str = "dialogues"  # or "captions"
+    learn_from: str = "turns"  # or "text"
     match_by: str = "pids"  # what makes a pair positive; "image_ids": only the pair itself
     itc_weight: float = 1.0
     sdm_weight: float = 1.0
@@ -90,7 +90,7 @@ class DianaPretrainConfig(DianaConfig):
     """Stage 1, on single captions. `caption_system=True` repeats the released script, in which `max_length` cuts every
     caption off behind the system prompt."""
 
-    learn_from: str = "captions"
+    learn_from: str = "text"
     match_by: str = "image_ids"
     sdm_weight: float = 0.0
     random_rounds: bool = False
@@ -224,7 +224,7 @@ class DiaNA(Method):
     """
 
     name = "diana"
-    queries = ("text", "dialogue")
+    reads = ("text", "turns")
     config: DianaConfig
 
     def __init__(self, config: DianaConfig, num_classes: int = 0, *, towers: nn.Module | None = None):
@@ -232,7 +232,7 @@ class DiaNA(Method):
         _check(config)
         self.config = config
         self.mean, self.std = config.mean, config.std
-        self.needs = (config.learn_from,)
+        self.trains_on = (config.learn_from,)
         self.towers = towers or create_towers(config)
         clip = isinstance(self.towers, ClipTowers)
         width = self.towers.image_width if clip else config.embed_dim
@@ -254,17 +254,17 @@ class DiaNA(Method):
         """Ids (B, L) of captions, each told as a dialogue of one turn."""
         return self.towers.tokenize_captions(list(map(clean_caption, texts)) if self.config.clean_captions else texts)
 
-    def tokenize_dialogues(self, dialogues: list[Dialogue]) -> Tensor:
+    def tokenize_turns(self, dialogues: list[Dialogue]) -> Tensor:
         return self.towers.tokenize(dialogues)
 
     def embed_image(self, images: Tensor) -> Tensor:
         return self._vector(self.encode_image(images, refine=self.config.mode != "global"))
 
-    def embed_dialogue(self, ids: Tensor) -> Tensor:
+    def embed_turns(self, ids: Tensor) -> Tensor:
         return self._vector(self.encode_text(ids, refine=self.config.mode != "global"))
 
     def embed_text(self, ids: Tensor) -> Tensor:
-        return self.embed_dialogue(ids)
+        return self.embed_turns(ids)
 
     def encode_image(self, images: Tensor, refine: bool = True) -> Encoded:
         """(B, 3, H, W) -> features before normalisation; without `refine` only the pooled ones."""
@@ -294,7 +294,7 @@ class DiaNA(Method):
         Over several processes each one compares the features of all, so that each has the whole batch's loss; the mean
         of their gradients, which is what distributed training takes, is then the gradient of that loss.
         """
-        ids = batch["caption_ids" if self.config.learn_from == "captions" else "dialogue_ids"]
+        ids = batch[self.config.learn_from]
         if self.training and self.config.random_rounds:
             ids = self._retained(ids)
         if self.training and self.config.masking:
@@ -398,7 +398,7 @@ def create_towers(config: DianaConfig) -> nn.Module:
 def _check(config: DianaConfig) -> None:
     choices: dict[str, tuple[str, ...]] = {
         "towers": ("clip", "transformers"),
-        "learn_from": ("dialogues", "captions"),
+        "learn_from": ("turns", "text"),
         "match_by": ("pids", "image_ids"),
         "mode": MODES,
         "reduction": REDUCTIONS,

@@ -13,7 +13,7 @@ from reidlib.backbones.clip import CLIP, PAD, create_clip, trim
 from reidlib.config import Config, nearest
 from reidlib.data.dialogues import clean_caption
 from reidlib.data.transforms import IMAGENET
-from reidlib.errors import CheckpointError, ConfigError, DataError
+from reidlib.errors import CheckpointError, ConfigError
 from reidlib.losses import identity_targets, infonce, nitc, ritc
 from reidlib.methods.base import Method
 
@@ -130,7 +130,7 @@ class InvertConfig(Config):
 class _SketchAndWords(Method):
     """What both stages share: one CLIP whose image tower sees photos and sketches alike."""
 
-    queries = ("text", "sketch", "sketch+text")
+    reads = ("text", "sketch")
     mean, std = IMAGENET
     config: AdaptConfig | InvertConfig
 
@@ -161,13 +161,9 @@ class _SketchAndWords(Method):
     def embed_text(self, ids: Tensor) -> Tensor:
         return normalize(self.clip.encode_text(ids).float(), dim=-1)
 
-    def compose(self, sketches: Tensor, ids: Tensor) -> Tensor:
-        """The direction between sketch and sentence: (B, 3, H, W), (B, L) from `tokenize_feedback` -> (B, D)."""
-        return normalize(self.embed_sketch(sketches) + self.embed_text(ids), dim=-1)
-
     def _pictures(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Features of photos and of sketches, not normalised, from one pass of the shared tower."""
-        return self.clip.encode_image(torch.cat([batch["images"], batch["sketches"]])).float().chunk(2)
+        return self.clip.encode_image(torch.cat([batch["images"], batch["sketch"]])).float().chunk(2)
 
     def _scale(self) -> Tensor:
         return self.clip.logit_scale.exp().clamp(max=100)
@@ -180,8 +176,8 @@ class InteractReIDAdapt(_SketchAndWords):
     config: AdaptConfig
 
     @property
-    def needs(self) -> tuple[str, ...]:
-        return ("captions", "sketches") if self.config.captions else ("sketches",)
+    def trains_on(self) -> tuple[str, ...]:
+        return ("text", "sketch") if self.config.captions else ("sketch",)
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         alpha = self.config.alpha * min(1.0, batch["progress"])
@@ -189,11 +185,11 @@ class InteractReIDAdapt(_SketchAndWords):
         if not self.config.captions:
             photos, sketches, pids = map(self.gather, (photos, sketches, batch["pids"]))
             return {"nisc": nisc(photos, sketches, pids, self._scale(), alpha)}
-        words = self.clip.encode_text(batch["caption_ids"]).float()
+        words = self.clip.encode_text(batch["text"]).float()
         teacher = None
         if self.training and self.config.second_pass and self.config.text_dropout and alpha:
             with torch.no_grad():
-                teacher = self.gather(self.clip.encode_text(batch["caption_ids"]).float())
+                teacher = self.gather(self.clip.encode_text(batch["text"]).float())
         photos, sketches, words, pids = map(self.gather, (photos, sketches, words, batch["pids"]))
         terms = adaptation_losses(photos, sketches, words, pids, self._scale(), alpha, teacher)
         return terms | {"ritc": self.config.ritc_weight * terms["ritc"]}
@@ -206,7 +202,7 @@ class InteractReIDInvert(_SketchAndWords):
     """
 
     name: ClassVar[str] = "interactreid"
-    needs = ("sketches",)
+    trains_on = ("sketch",)
     config: InvertConfig
 
     def __init__(self, config: InvertConfig, num_classes: int = 0, *, clip: CLIP | None = None):
@@ -216,11 +212,11 @@ class InteractReIDInvert(_SketchAndWords):
             if not name.startswith("visual."):
                 parameter.requires_grad_(False)
         self.mapping = Mapping(self.clip.embed_dim, config.mapping_width, self.clip.text_width, config.mapping_dropout)
-        placeholder, prompt = self.clip.tokenize([PLACEHOLDER, PROMPT])
-        self.placeholder = int(placeholder[1])
-        # a copy with strides of its own: several processes copy their buffers, and cannot copy a part of the padded row
-        prompt = trim(prompt[None]).clone(memory_format=torch.contiguous_format)
-        self.register_buffer("prompt", prompt, persistent=False)
+        placeholder, prompt, lead = map(trim, self.clip.tokenize([PLACEHOLDER, PROMPT, f"{PROMPT} , and"]).split(1))
+        self.placeholder = int(placeholder[0, 1])
+        # copies with strides of their own: several processes copy their buffers, and cannot copy a part of a padded row
+        self.register_buffer("prompt", prompt.clone(memory_format=torch.contiguous_format), persistent=False)
+        self.register_buffer("lead", lead[:, :-1].clone(memory_format=torch.contiguous_format), persistent=False)
 
     @classmethod
     def from_stage1(cls, config: InvertConfig, adapted: InteractReIDAdapt) -> Self:
@@ -251,7 +247,7 @@ class InteractReIDInvert(_SketchAndWords):
     def embed_prompts(self, pseudo_words: Tensor, ids: Tensor) -> Tensor:
         """Prompts with each row's pseudo-word read in place of its first `*`: (B, text_width), (B, L) -> (B, D).
 
-        `*` may stand anywhere, in each row elsewhere; ids from `tokenize_prompts` or `tokenize_feedback`.
+        `*` may stand anywhere, in each row elsewhere.
         """
         ids = trim(ids)
         stars = ids == self.placeholder
@@ -263,40 +259,28 @@ class InteractReIDInvert(_SketchAndWords):
         """The prompt "a photo of *" with each pseudo-word in place of `*`: (B, text_width) -> (B, D)."""
         return self.embed_prompts(pseudo_words, self.prompt.expand(len(pseudo_words), -1))
 
-    def tokenize_prompts(self, prompts: list[str]) -> Tensor:
-        """Ids (B, L) of prompts that hold `*`; DataError for one that does not, or whose `*` is cut off."""
-        ids = self.clip.tokenize([prompt.replace(PLACEHOLDER, f" {PLACEHOLDER} ") for prompt in prompts])
-        for prompt, found in zip(prompts, (ids == self.placeholder).any(dim=1).tolist(), strict=True):
-            if not found:
-                raise DataError(
-                    f"The prompt {prompt[:80]!r} needs a `*` within the first {self.clip.context_length} tokens, "
-                    f"which is where the sketch's pseudo-word goes."
-                )
-        return ids
+    def compose(self, parts: dict[str, Tensor]) -> Tensor:
+        """A sketch and a sentence as one query, in the way that the config's `composition` names.
 
-    def tokenize_feedback(self, texts: list[str], composition: str = "") -> Tensor:
-        """Ids (B, L) that `compose` takes, of "a photo of * , and {text}"; for "sum", of the plain sentences.
-
-        composition: as in `compose`, which must be given the same.
+        "pseudo-word" reads "a photo of * , and {text}" with the sketch's pseudo-word for `*`; "pseudo-text" reads only
+        "a photo of *" and ignores the sentence; "sum" adds the two normalised features. A text without words leaves
+        "a photo of *" alone.
         """
-        if _check_composition(composition or self.config.composition) == "sum":
-            return self.tokenize(texts)
-        clean = clean_caption if self.config.clean_captions else str.strip
-        texts = [clean(text) for text in texts]
-        return self.tokenize_prompts([f"{PROMPT} , and {text}" if text else PROMPT for text in texts])
+        if self.config.composition == "sum":
+            return super().compose(parts)
+        words = self.pseudo_words(parts["sketch"])
+        if self.config.composition == "pseudo-text":
+            return self.embed_pseudo_text(words)
+        return self.embed_prompts(words, self._prompted(parts["text"]))
 
-    def compose(self, sketches: Tensor, ids: Tensor, composition: str = "") -> Tensor:
-        """A sketch and a sentence as one query: (B, 3, H, W), (B, L) from `tokenize_feedback` -> (B, D).
-
-        composition, by default the config's: "pseudo-word" reads "a photo of * , and {text}" with the sketch's
-        pseudo-word for `*`; "pseudo-text" reads only "a photo of *" and ignores the sentence; "sum" adds the two
-        normalised features.
-        """
-        composition = _check_composition(composition or self.config.composition)
-        if composition == "sum":
-            return super().compose(sketches, ids)
-        words = self.pseudo_words(sketches)
-        return self.embed_prompts(words, ids) if composition == "pseudo-word" else self.embed_pseudo_text(words)
+    def _prompted(self, ids: Tensor) -> Tensor:
+        """Ids (B, L) of sentences -> of "a photo of * , and {sentence}", without ", and" where nothing is said."""
+        end = self.clip.vocab_size - 1
+        told = torch.cat([self.lead.expand(len(ids), -1), trim(ids)[:, 1:]], dim=1)[:, : self.clip.context_length]
+        told[:, -1] = told[:, -1].where((told == end).any(dim=1), end)  # a sentence that was cut has to end, too
+        alone = torch.full_like(told[0], PAD)
+        alone[: self.prompt.shape[1]] = self.prompt[0]
+        return torch.where(ids[:, 1:2] == end, alone, told)
 
     @torch.no_grad()
     def nearest_words(

@@ -131,7 +131,7 @@ class QuestionBank:
         keys = [question.key for question in self.questions]
         if len(set(keys)) < len(keys) or not keys:
             raise ConfigError("The questions need different keys, and there must be at least one.")
-        embedder.require("text", "dialogue")
+        embedder.require("text", "turns")
         self.phrases = embedder.texts([phrase for question in self.questions for phrase in question.phrases])
         parts = self.phrases.split([len(question.answers) for question in self.questions])
         self.evidence = {

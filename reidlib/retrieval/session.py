@@ -48,12 +48,12 @@ class QuerySession:
 
     def say(self, text: str) -> None:
         """Adds a sentence to the description."""
-        self.embedder.require("text", "dialogue", "sketch+text")
+        self.embedder.require("text", "turns")
         self.history.append({"kind": "say", "text": _words(text, "sentence")})
 
     def draw(self, picture: Image.Image | None, strokes: list[dict] | None = None) -> None:
         """Replaces the sketch, or takes it away (None). The strokes, if any, are kept to be drawn on."""
-        self.embedder.require("sketch", "sketch+text")
+        self.embedder.require("sketch")
         png = None
         if picture is not None:
             out = BytesIO()
@@ -155,7 +155,7 @@ class QuerySession:
 
     def count_tokens(self, text: str = "") -> tuple[int, int]:
         """Tokens of the description with the beginning of `text` added, and how many the method reads."""
-        return self.embedder.count_tokens(" ".join(filter(None, [self.text, _printable(text)[:MOST_CHARACTERS]])))
+        return self.model.count_tokens(" ".join(filter(None, [self.text, _printable(text)[:MOST_CHARACTERS]])))
 
     def query(self) -> torch.Tensor | None:
         """The embedding (D,) of all that was said, drawn and marked; None before anything was.
@@ -241,7 +241,7 @@ class QuerySession:
     def _told_query(self) -> torch.Tensor | None:
         png, text = self._drawn().get("png"), self.text
         if png and text:
-            if self.embedder.takes("sketch+text"):
+            if self.embedder.composes:
                 return self._once(("compose", png, text), lambda: self.embedder.compose(self.sketch, text))
             drawn, told = F.normalize(self._sketch_query(png), dim=0), self._text_query()
             return F.normalize(drawn + F.normalize(told, dim=0), dim=0) * told.norm()
@@ -254,8 +254,8 @@ class QuerySession:
         return self._once(("sketch", png), lambda: self.embedder.sketch(self.sketch))
 
     def _text_query(self) -> torch.Tensor:
-        self.embedder.require("text", "dialogue")
-        if self.embedder.takes("dialogue"):
+        self.embedder.require("text", "turns")
+        if self.embedder.takes("turns"):
             turns = self.dialogue
             return self._once(("dialogue", *turns), lambda: self.embedder.dialogues([turns]))
         told = self._once(("text", self.text), lambda: self.embedder.texts([self.text]))

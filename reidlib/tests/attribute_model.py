@@ -38,7 +38,7 @@ class AttributeModel(Method):
     """Embeddings (B, 24) indicate a colour for each part; a text does where the colour stands before the part."""
 
     name = "Attributes"
-    queries = ("text", "sketch")
+    reads = ("text", "sketch")
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
     def __init__(self):
@@ -73,30 +73,26 @@ class Converser(AttributeModel):
     """The same, for dialogues only."""
 
     name = "Converser"
-    queries = ("dialogue",)
+    reads = ("turns",)
 
-    def tokenize_dialogues(self, dialogues: list[list[tuple[str, str]]]) -> Tensor:
+    def tokenize_turns(self, dialogues: list[list[tuple[str, str]]]) -> Tensor:
         return self.tokenize([" ".join(f"{q} {a}" for q, a in turns) for turns in dialogues])
 
-    embed_dialogue = AttributeModel.embed_text
+    embed_turns = AttributeModel.embed_text
 
 
 class Composer(AttributeModel):
     """The same, that makes one query of a sketch and a sentence."""
 
     name = "Composer"
-    queries = ("text", "sketch", "sketch+text")
 
-    def tokenize_feedback(self, texts: list[str]) -> Tensor:
-        return self.tokenize(texts)
-
-    def compose(self, sketches: Tensor, ids: Tensor) -> Tensor:
-        return F.normalize(self.embed_sketch(sketches) * 0.1 + self.embed_text(ids), dim=1)
+    def compose(self, parts: dict[str, Tensor]) -> Tensor:
+        return F.normalize(self.embed_sketch(parts["sketch"]) * 0.1 + self.embed_text(parts["text"]), dim=1)
 
 
 class TextOnly(AttributeModel):
     name = "TextOnly"
-    queries = ("text",)
+    reads = ("text",)
 
 
 def people(count: int, seed: int = 0) -> list[dict[str, str]]:

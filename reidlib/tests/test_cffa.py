@@ -12,6 +12,7 @@ from reidlib.evaluation import Encoder, evaluate, tasks
 from reidlib.methods import cffa
 from reidlib.methods.cffa import CFFA, CFFAConfig, group_of, select_patches, select_words
 from reidlib.paths import run_dir
+from reidlib.query import Query
 from reidlib.runs import load_model
 from reidlib.training import fit
 
@@ -33,13 +34,13 @@ def batch(model: CFFA, captions: list[str] = CAPTIONS) -> dict[str, Tensor]:
     torch.manual_seed(1)
     images = torch.randn(len(captions), 3, *model.image_size)
     pids = torch.tensor([0, 1, 2, 2])[: len(captions)]
-    return {"images": images, "caption_ids": model.tokenize(captions), "pids": pids}
+    return {"images": images, "text": model.tokenize(captions), "pids": pids}
 
 
 @torch.no_grad()
 def test_embeddings_are_unit_vectors_that_do_not_depend_on_the_batch(model):
     data = batch(model)
-    for embed, queries in ((model.embed_image, data["images"]), (model.embed_text, data["caption_ids"])):
+    for embed, queries in ((model.embed_image, data["images"]), (model.embed_text, data["text"])):
         together = embed(queries)
         assert together.shape == (4, model.clip.embed_dim + 256)
         assert_close(together.norm(dim=1), torch.ones(4))
@@ -184,4 +185,5 @@ def test_training_finds_people_and_its_model_loads_again(toy_root):
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert after > before + 2.5  # measured: 4.2; without a step nothing changes
     again = load_model("test-cffa")
-    assert_close(Encoder(again, encoder.pixels).texts(CAPTIONS), Encoder(model, encoder.pixels).texts(CAPTIONS))
+    queries = [Query(text=caption) for caption in CAPTIONS]
+    assert_close(Encoder(again).queries(queries), Encoder(model).queries(queries))

@@ -13,6 +13,7 @@ from reidlib.evaluation import Encoder, evaluate, tasks
 from reidlib.methods import cfine
 from reidlib.methods.cfine import CFine, CFineConfig
 from reidlib.paths import run_dir
+from reidlib.query import Query
 from reidlib.runs import load_model
 from reidlib.training import fit
 
@@ -33,13 +34,13 @@ def model() -> CFine:
 def batch(model: CFine) -> dict[str, Tensor]:
     torch.manual_seed(1)
     images = torch.randn(4, 3, *model.image_size)
-    return {"images": images, "caption_ids": model.tokenize(CAPTIONS), "pids": torch.tensor([0, 1, 2, 2])}
+    return {"images": images, "text": model.tokenize(CAPTIONS), "pids": torch.tensor([0, 1, 2, 2])}
 
 
 @torch.no_grad()
 def test_embeddings_are_unit_vectors_that_do_not_depend_on_the_batch(model):
     data = batch(model)
-    for embed, queries in ((model.embed_image, data["images"]), (model.embed_text, data["caption_ids"])):
+    for embed, queries in ((model.embed_image, data["images"]), (model.embed_text, data["text"])):
         together = embed(queries)
         assert together.shape == (4, 3 * model.clip.image_width)
         assert_close(together.norm(dim=1), torch.ones(4))
@@ -148,4 +149,5 @@ def test_training_finds_people_and_its_model_loads_again(toy_root):
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert after > before + 20
     again = load_model("test-cfine")
-    assert_close(Encoder(again, encoder.pixels).texts(CAPTIONS), Encoder(model, encoder.pixels).texts(CAPTIONS))
+    queries = [Query(text=caption) for caption in CAPTIONS]
+    assert_close(Encoder(again).queries(queries), Encoder(model).queries(queries))

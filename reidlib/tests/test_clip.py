@@ -12,7 +12,7 @@ from reidlib.data import load
 from reidlib.data.batches import data_pixels
 from reidlib.errors import CheckpointError, ConfigError, ReidError
 from reidlib.evaluation import Encoder, evaluate
-from reidlib.evaluation.protocols import text_task
+from reidlib.evaluation.tasks import text_task
 from reidlib.methods.clip import Clip, ClipConfig
 from reidlib.training import fit
 

@@ -14,7 +14,7 @@ from reidlib.data import PersonData, load
 from reidlib.data.batches import data_pixels
 from reidlib.errors import ConfigError
 from reidlib.evaluation import Encoder, evaluate
-from reidlib.evaluation.protocols import dialogue_task, text_task
+from reidlib.evaluation.tasks import dialogue_task, text_task
 from reidlib.methods.diana import (
     MODES,
     REDUCTIONS,
@@ -51,7 +51,7 @@ def build(towers: str = "transformers", **fields) -> DiaNA:
 def batch(model: DiaNA, n: int = 4) -> dict[str, Tensor]:
     return {
         "images": torch.randn(n, 3, 128, 64),
-        "dialogue_ids": model.tokenize_dialogues([TALKS[i % 4] for i in range(n)]),
+        "turns": model.tokenize_turns([TALKS[i % 4] for i in range(n)]),
         "pids": torch.arange(n) // 2,
         "image_ids": torch.arange(n),
     }
@@ -79,11 +79,11 @@ def test_every_mode_is_one_inner_product(towers: str):
     model = build(towers).eval()
     data = batch(model)
     with torch.no_grad():
-        image, text = model.encode_image(data["images"]), model.encode_text(data["dialogue_ids"])
+        image, text = model.encode_image(data["images"]), model.encode_text(data["turns"])
         found = {}
         for mode in MODES:
             model.config.mode = mode
-            found[mode] = model.embed_dialogue(data["dialogue_ids"]) @ model.embed_image(data["images"]).T
+            found[mode] = model.embed_turns(data["turns"]) @ model.embed_image(data["images"]).T
     overall = cosine_similarity(text.pooled[:, None], image.pooled[None], dim=-1)
     slots = cosine_similarity(text.attributes[:, None], image.attributes[None], dim=-1).mean(dim=-1)
     for mode, expected in {"global": overall, "local": slots, "all": overall + slots}.items():
@@ -94,24 +94,24 @@ def test_every_mode_is_one_inner_product(towers: str):
 @pytest.mark.parametrize("towers", ["clip", "transformers"])
 def test_padding_changes_nothing(towers: str):
     model = build(towers, mode="all").eval()
-    short, long = model.tokenize_dialogues([TALKS[0][:1]]), model.tokenize_dialogues([TALKS[0][:1], TALKS[1]])
+    short, long = model.tokenize_turns([TALKS[0][:1]]), model.tokenize_turns([TALKS[0][:1], TALKS[1]])
     with torch.no_grad():
-        alone, beside = model.embed_dialogue(short)[0], model.embed_dialogue(long)[0]
+        alone, beside = model.embed_turns(short)[0], model.embed_turns(long)[0]
     torch.testing.assert_close(alone, beside, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("towers", ["clip", "transformers"])
 def test_attributes_look_at_tokens_that_are_there(towers: str):
     model = build(towers).eval()
-    data = batch(model, 2) | {"dialogue_ids": model.tokenize_dialogues([TALKS[0], TALKS[1][:1]])}
+    data = batch(model, 2) | {"turns": model.tokenize_turns([TALKS[0], TALKS[1][:1]])}
     with torch.no_grad():
         seen = model.attribute_attention(images=data["images"])
-        read = model.attribute_attention(ids=data["dialogue_ids"])
+        read = model.attribute_attention(ids=data["turns"])
     assert seen.shape == (2, 4, math.prod(model.towers.grid))
-    assert read.shape == (2, 4, data["dialogue_ids"].shape[1])
+    assert read.shape == (2, 4, data["turns"].shape[1])
     torch.testing.assert_close(read.sum(dim=-1), torch.ones(2, 4))
-    assert (read[1][:, data["dialogue_ids"][1] == model.towers.pad] == 0).all()
-    assert len(model.towers.words(data["dialogue_ids"][1])) == int((read[1, 0] > 0).sum())
+    assert (read[1][:, data["turns"][1] == model.towers.pad] == 0).all()
+    assert len(model.towers.words(data["turns"][1])) == int((read[1, 0] > 0).sum())
 
 
 # -- rounds and masks --------------------------------------------------------------------------------------------------
@@ -120,10 +120,10 @@ def test_attributes_look_at_tokens_that_are_there(towers: str):
 @pytest.mark.parametrize("towers", ["clip", "transformers"])
 def test_random_rounds_are_whole_and_drawn_evenly(towers: str):
     model = build(towers)
-    ids = model.tokenize_dialogues([TALKS[0], TALKS[1][:1]]).repeat(300, 1)
+    ids = model.tokenize_turns([TALKS[0], TALKS[1][:1]]).repeat(300, 1)
     kept = model._retained(ids)
     length = (kept != model.towers.pad).sum(dim=1)
-    allowed = [(model.tokenize_dialogues([TALKS[0][:n]]) != model.towers.pad).sum() for n in (1, 2, 3)]
+    allowed = [(model.tokenize_turns([TALKS[0][:n]]) != model.towers.pad).sum() for n in (1, 2, 3)]
     counts = [int((length[::2] == n).sum()) for n in allowed]
     assert sum(counts) == 300 and min(counts) > 60
     assert torch.equal(kept[1::2], ids[1::2])  # a single round is always kept
@@ -133,7 +133,7 @@ def test_random_rounds_are_whole_and_drawn_evenly(towers: str):
 @pytest.mark.parametrize("roles", [False, True])
 def test_masking_shares_and_what_it_spares(towers: str, roles: bool):
     model = build(towers, masking=0.5, mask_roles=roles)
-    ids = model.tokenize_dialogues(TALKS).repeat(300, 1)
+    ids = model.tokenize_turns(TALKS).repeat(300, 1)
     masked, free = model._masked(ids), model.towers.may_mask(ids, roles)
     assert torch.equal(masked[~free], ids[~free])
     changed = (masked != ids)[free].float().mean().item()
@@ -160,7 +160,7 @@ def caption_loss(captions: list[str], **fields) -> Tensor:
         warnings.simplefilter("ignore", UserWarning)
         ids = model.tokenize(captions)
     images = torch.randn(2, 3, 128, 64, generator=torch.Generator().manual_seed(0))
-    return sum(model.losses({"images": images, "caption_ids": ids, "image_ids": torch.arange(2)}).values()).detach()
+    return sum(model.losses({"images": images, "text": ids, "image_ids": torch.arange(2)}).values()).detach()
 
 
 @pytest.mark.parametrize("reaches", [True, False], ids=["ours", "as released"])
@@ -175,8 +175,8 @@ def test_the_first_stage_reads_its_captions(reaches: bool):
 
 def test_stages_differ_in_what_they_match():
     pretrain, train = DianaPretrainConfig.paper(), DianaConfig.paper()
-    assert (pretrain.match_by, pretrain.sdm_weight, pretrain.learn_from) == ("image_ids", 0, "captions")
-    assert (train.match_by, train.sdm_weight, train.learn_from) == ("pids", 1, "dialogues")
+    assert (pretrain.match_by, pretrain.sdm_weight, pretrain.learn_from) == ("image_ids", 0, "text")
+    assert (train.match_by, train.sdm_weight, train.learn_from) == ("pids", 1, "turns")
     assert pretrain.batch_size == 512 and train.batch_size == 128
 
 
@@ -204,7 +204,7 @@ def test_learns_four_dialogues_by_heart(towers: str, steps: int):
         optimizer.step()
     model.eval()
     with torch.no_grad():
-        similarity = model.embed_dialogue(data["dialogue_ids"]) @ model.embed_image(data["images"]).T
+        similarity = model.embed_turns(data["turns"]) @ model.embed_image(data["images"]).T
     assert similarity.argmax(dim=1).tolist() == similarity.argmax(dim=0).tolist() == [0, 1, 2, 3]
 
 

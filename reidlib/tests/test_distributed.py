@@ -48,9 +48,7 @@ class Still:
                 module.p = 0.0
 
     def losses(self, batch):
-        pictures = {
-            name: still(batch["image_ids"], n) for n, name in enumerate(("images", "sketches")) if name in batch
-        }
+        pictures = {name: still(batch["image_ids"], n) for n, name in enumerate(("images", "sketch")) if name in batch}
         return super().losses(batch | pictures)
 
 
@@ -110,7 +108,7 @@ class Small(Method):
         return normalize(self.word(ids), dim=-1)
 
     def losses(self, batch):
-        photos, texts = self.embed_image(still(batch["image_ids"], 0)), self.embed_text(batch["caption_ids"])
+        photos, texts = self.embed_image(still(batch["image_ids"], 0)), self.embed_text(batch["text"])
         targets = identity_targets(self.gather(batch["pids"]))
         loss = both_ways(itc, 20 * self.gather(texts) @ self.gather(photos).T, targets)
         return {"t2i": (1 + batch["progress"]) * loss}
@@ -180,7 +178,7 @@ def largest_difference(these: dict[str, Tensor], those: dict[str, Tensor]) -> fl
 def embedded(model: Method, data, shared: bool) -> list[Tensor]:
     encoder = Encoder(model, data_pixels(data, model.image_size), batch_size=7, shared=shared)
     return [
-        part for task in tasks(data, "val", ["text"]) for part in (task.embed(encoder), encoder.gallery(task.gallery))
+        part for task in tasks(data, "val", ["text"]) for part in (task.embed(encoder), encoder.images(task.gallery))
     ]
 
 
@@ -378,7 +376,7 @@ def test_a_class_of_the_notebook_itself_is_one_sentence(data, tmp_path, monkeypa
 
 
 def test_a_batch_that_cannot_be_shared_equally_loses_what_is_over(data):
-    train = TrainSet(data, data_pixels(data, (8, 4)), ("captions",))
+    train = TrainSet(data, data_pixels(data, (8, 4)), ("text",))
     train.tokenize(lambda words: torch.arange(len(words))[:, None])
     size = len(train) - 5 - len(train) % 2  # leaves an odd rest
     size -= size % 2
@@ -391,7 +389,7 @@ def test_a_batch_that_cannot_be_shared_equally_loses_what_is_over(data):
 def test_accumulated_half_batches_make_the_whole_where_pictures_do_not_meet(data, tmp_path):
     class Alone(Small):
         def losses(self, batch):
-            photos, texts = self.embed_image(still(batch["image_ids"], 0)), self.embed_text(batch["caption_ids"])
+            photos, texts = self.embed_image(still(batch["image_ids"], 0)), self.embed_text(batch["text"])
             return {"apart": (photos - texts).square().sum(dim=1).mean()}
 
     whole, halves = small(Alone, max_steps=2), small(Alone, max_steps=2, batch_size=8, accumulate=2)

@@ -53,15 +53,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> DiaNA:
 def batch() -> dict[str, Tensor]:
     golden = arrays("diana")
     labels = golden["in/image_ids"].flatten()
-    return {"images": golden["in/pixel_values"], "dialogue_ids": golden["in/input_ids"], "pids": labels}
+    return {"images": golden["in/pixel_values"], "turns": golden["in/input_ids"], "pids": labels}
 
 
 def test_embeddings_and_attributes(model: DiaNA, batch: dict[str, Tensor]):
     golden = arrays("diana")
     real = golden["in/attention_mask"].bool()
-    assert torch.equal(batch["dialogue_ids"] != model.towers.pad, real)
+    assert torch.equal(batch["turns"] != model.towers.pad, real)
     with torch.no_grad():
-        sides = {"image": model.encode_image(batch["images"]), "text": model.encode_text(batch["dialogue_ids"])}
+        sides = {"image": model.encode_image(batch["images"]), "text": model.encode_text(batch["turns"])}
     for name, side in sides.items():
         torch.testing.assert_close(side.pooled, golden[f"out/{name}_embeds"], **TOLERANCE)
         torch.testing.assert_close(side.attributes, golden[f"out/{name}_attributes"], **TOLERANCE)

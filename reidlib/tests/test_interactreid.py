@@ -12,9 +12,9 @@ from torch.nn.functional import normalize
 from reidlib.backbones.clip import CLIP
 from reidlib.data import load
 from reidlib.data.batches import data_pixels
-from reidlib.errors import ConfigError, DataError
+from reidlib.errors import ConfigError
 from reidlib.evaluation import Encoder, evaluate
-from reidlib.evaluation.protocols import composed_task, sketch_task, text_task
+from reidlib.evaluation.tasks import composed_task, sketch_task, text_task
 from reidlib.methods import interactreid
 from reidlib.methods.interactreid import (
     COMPOSITIONS,
@@ -26,6 +26,7 @@ from reidlib.methods.interactreid import (
     adaptation_losses,
     inversion_losses,
 )
+from reidlib.query import Query
 from reidlib.runs import load_model
 from reidlib.training import fit
 
@@ -62,8 +63,8 @@ def batch_for(model, n: int = 4, progress: float = 2.0) -> dict:
     photos = torch.randn(n, 3, *SIZE, generator=draw)
     return {
         "images": photos,
-        "sketches": photos.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1) + 0.1,
-        "caption_ids": model.tokenize([f"{WORDS[i % 4]} {i}" for i in range(n)]),
+        "sketch": photos.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1) + 0.1,
+        "text": model.tokenize([f"{WORDS[i % 4]} {i}" for i in range(n)]),
         "pids": torch.arange(n) // 2,
         "image_ids": torch.arange(n),
         "progress": progress,
@@ -108,9 +109,9 @@ def test_second_text_pass_only_where_dropout_asks_for_it(monkeypatch, overrides,
 def test_alpha_rises_during_the_first_epoch(progress, alpha):
     model = adapt().eval()
     batch = batch_for(model, progress=progress)
-    views = [model.clip.encode_image(batch["images"]), model.clip.encode_image(batch["sketches"])]
+    views = [model.clip.encode_image(batch["images"]), model.clip.encode_image(batch["sketch"])]
     expected = adaptation_losses(
-        *views, model.clip.encode_text(batch["caption_ids"]), batch["pids"], model.clip.logit_scale.exp(), alpha
+        *views, model.clip.encode_text(batch["text"]), batch["pids"], model.clip.logit_scale.exp(), alpha
     )
     for name, value in model.losses(batch).items():
         torch.testing.assert_close(value, expected[name])
@@ -152,10 +153,10 @@ def test_stage1_learns_eight_samples():
 
 def test_stage1_without_captions_is_photos_and_sketches_alone():
     model, whole = adapt(captions=False).eval(), adapt().eval()
-    assert model.needs == ("sketches",) and whole.needs == ("captions", "sketches")
+    assert model.trains_on == ("sketch",) and whole.trains_on == ("text", "sketch")
     batch = batch_for(whole)
     expected = whole.losses(batch)["nisc"]
-    del batch["caption_ids"]
+    del batch["text"]
     assert model.losses(batch).keys() == {"nisc"}
     torch.testing.assert_close(model.losses(batch)["nisc"], expected)
 
@@ -193,10 +194,10 @@ def test_dropout_of_the_frozen_text_tower_is_active_unless_turned_off():
 
 def test_stage2_losses_come_from_their_features(stage2):
     batch = batch_for(stage2)
-    photos, sketches = (stage2.clip.encode_image(batch[name]) for name in ("images", "sketches"))
+    photos, sketches = (stage2.clip.encode_image(batch[name]) for name in ("images", "sketch"))
     words = stage2.embed_pseudo_text(stage2.mapping(sketches))
     expected = inversion_losses(photos, sketches, words, stage2.clip.logit_scale.exp())
-    del batch["caption_ids"]  # this stage learns without words
+    del batch["text"]  # this stage learns without words
     for name, value in stage2.losses(batch).items():
         torch.testing.assert_close(value, expected[name])
 
@@ -241,20 +242,22 @@ def test_pseudo_word_stands_at_the_first_star_of_any_row(stage2, rows):
         torch.testing.assert_close(together[i], alone, atol=1e-5, rtol=1e-4)
 
 
+def prompted(model, texts):
+    """The prompts that `compose` should read, tokenised whole."""
+    return model.clip.tokenize([f"a photo of * , and {text}" if text.strip() else "a photo of *" for text in texts])
+
+
 def test_prompt_ids_are_those_of_the_official_tokenizer(stage2):
-    ids = stage2.tokenize_prompts(["a photo of *"])
-    assert ids[0, :7].tolist() == [49406, 320, 1125, 539, 265, 49407, 0]
-    assert stage2.tokenize_feedback(["a black hat"])[0, :8].tolist() == [49406, 320, 1125, 539, 265, 267, 537, 320]
+    assert stage2.prompt.tolist() == [[49406, 320, 1125, 539, 265, 49407]]
+    ids = stage2._prompted(stage2.tokenize(["a black hat"]))
+    assert ids[0, :8].tolist() == [49406, 320, 1125, 539, 265, 267, 537, 320]
 
 
-def test_star_is_found_beside_punctuation(stage2):
-    assert (stage2.tokenize_prompts(["a photo of *.", "(*)", "* and **"]) == stage2.placeholder).any(dim=1).all()
-
-
-@pytest.mark.parametrize("prompt", ["a photo of a man", "word " * 90 + "*"])
-def test_prompt_without_star_is_one_clear_error(stage2, prompt):
-    with pytest.raises(DataError, match=r"needs a `\*` within the first 77 tokens"):
-        stage2.tokenize_prompts(["a photo of *", prompt])
+@pytest.mark.parametrize("texts", [["a black hat", " ", "a man in a long red coat"], [" "], ["hat " * 80, "hat"]])
+def test_a_sentence_follows_the_prompt_as_if_read_at_once(stage2, texts):
+    ours, whole = stage2._prompted(stage2.tokenize(texts)), prompted(stage2, texts)
+    assert torch.equal(ours, whole[:, : ours.shape[1]])
+    assert not whole[:, ours.shape[1] :].any()
 
 
 def test_nearest_words_of_a_real_word_is_itself(stage2):
@@ -273,53 +276,58 @@ def test_nearest_words_among_those_of_some_texts(stage2):
 # -- composition ---------------------------------------------------------------------------------------------------
 
 
+def made(model, sketches, texts, composition=""):
+    """What `compose` makes of sketches and texts; composition: to use in place of the config's."""
+    own = model.config
+    if composition:
+        model.config = own.replace(composition=composition)
+    try:
+        return model.compose({"text": model.tokenize(texts), "sketch": sketches})
+    finally:
+        model.config = own
+
+
 def test_compositions(stage2):
-    batch = batch_for(stage2)
-    sketches, texts = batch["sketches"], WORDS
-    made = {name: stage2.compose(sketches, stage2.tokenize_feedback(texts, name), name) for name in COMPOSITIONS}
-    total = stage2.embed_sketch(sketches) + stage2.embed_text(stage2.tokenize(texts))
-    torch.testing.assert_close(made["sum"], normalize(total, dim=-1))
+    sketches = batch_for(stage2)["sketch"]
+    by = {name: made(stage2, sketches, WORDS, name) for name in COMPOSITIONS}
+    total = stage2.embed_sketch(sketches) + stage2.embed_text(stage2.tokenize(WORDS))
+    torch.testing.assert_close(by["sum"], normalize(total, dim=-1))
     words = stage2.pseudo_words(sketches)
-    torch.testing.assert_close(
-        made["pseudo-text"], stage2.embed_prompts(words, stage2.tokenize_prompts(["a photo of *"] * 4))
-    )
-    prompts = [f"a photo of * , and {text}" for text in texts]
-    torch.testing.assert_close(made["pseudo-word"], stage2.embed_prompts(words, stage2.tokenize_prompts(prompts)))
-    for features in made.values():
+    torch.testing.assert_close(by["pseudo-text"], stage2.embed_prompts(words, prompted(stage2, [""] * 4)))
+    torch.testing.assert_close(by["pseudo-word"], stage2.embed_prompts(words, prompted(stage2, WORDS)))
+    for features in by.values():
         torch.testing.assert_close(features.norm(dim=1), torch.ones(4))
 
 
-def test_composition_comes_from_the_config(stage2):
-    summing = invert(composition="sum").eval()
-    assert torch.equal(summing.tokenize_feedback(WORDS), summing.tokenize(WORDS))
-    sketches = batch_for(summing)["sketches"]
-    assert torch.equal(
-        summing.compose(sketches, summing.tokenize(WORDS)), stage2.compose(sketches, stage2.tokenize(WORDS), "sum")
-    )
+def test_a_query_of_sketch_and_text_is_composed(stage2):
+    sketches = torch.randint(256, (4, 3, *stage2.image_size), dtype=torch.uint8)
+    queries = [Query(text=text, sketch=sketch) for text, sketch in zip(WORDS, sketches, strict=True)]
+    torch.testing.assert_close(stage2.embed(queries), made(stage2, stage2.pixels(sketches), WORDS))
+
+
+def test_unknown_composition_is_refused():
     with pytest.raises(ConfigError, match="did you mean 'pseudo-word'"):
         invert(composition="pseudoword")
-    with pytest.raises(ConfigError, match="no composition 'mean'"):
-        stage2.compose(sketches, stage2.tokenize(WORDS), "mean")
 
 
 def test_silent_feedback_is_the_sketch_alone(stage2):
-    sketches = batch_for(stage2)["sketches"][:1]
-    alone = stage2.compose(sketches, stage2.tokenize_feedback([" "]))
+    sketches = batch_for(stage2)["sketch"][:1]
+    alone = made(stage2, sketches, [" "])
     torch.testing.assert_close(alone, stage2.embed_pseudo_text(stage2.pseudo_words(sketches)))
 
 
 def test_both_the_sketch_and_the_sentence_matter(stage2):
-    sketches = batch_for(stage2)["sketches"]
-    here = stage2.compose(sketches, stage2.tokenize_feedback(WORDS))
-    assert (here - stage2.compose(sketches.flip(0), stage2.tokenize_feedback(WORDS))).abs().max() > 1e-4
-    assert (here - stage2.compose(sketches, stage2.tokenize_feedback(WORDS[::-1]))).abs().max() > 1e-4
+    sketches = batch_for(stage2)["sketch"]
+    here = made(stage2, sketches, WORDS)
+    assert (here - made(stage2, sketches.flip(0), WORDS)).abs().max() > 1e-4
+    assert (here - made(stage2, sketches, WORDS[::-1])).abs().max() > 1e-4
 
 
 def test_stage1_composes_by_sum():
     model = adapt().eval()
-    sketches = batch_for(model)["sketches"]
-    total = model.embed_sketch(sketches) + model.embed_text(model.tokenize(WORDS))
-    torch.testing.assert_close(model.compose(sketches, model.tokenize_feedback(WORDS)), normalize(total, dim=-1))
+    sketches, ids = batch_for(model)["sketch"], model.tokenize(WORDS)
+    total = model.embed_sketch(sketches) + model.embed_text(ids)
+    torch.testing.assert_close(model.compose({"text": ids, "sketch": sketches}), normalize(total, dim=-1))
 
 
 def test_similarities_stay_float32_under_autocast():
@@ -339,7 +347,7 @@ def test_cleaning_is_an_option():
     assert torch.equal(adapt().tokenize(said), adapt().tokenize(["a man tall"]))
     kept = adapt(clean_captions=False)
     assert not torch.equal(kept.tokenize(said), kept.tokenize(["a man tall"]))
-    assert torch.equal(invert(clean_captions=True).tokenize_feedback(said), invert().tokenize_feedback(["a man tall"]))
+    assert torch.equal(invert(clean_captions=True).tokenize(said), invert().tokenize(["a man tall"]))
 
 
 def test_published_settings():
@@ -373,7 +381,8 @@ def test_both_stages_learn_to_find_the_people_they_train_on(toy_root, tmp_path, 
 
     torch.manual_seed(0)
     inverted = InteractReIDInvert.from_stage1(InvertConfig.preset("toy", epochs=8, lr=1e-4), load_model("one"))
-    silent = dataclasses.replace(both, name="st2i silent", texts=("",) * len(both.texts))
+    silent = tuple(dataclasses.replace(query, text=" ") for query in both.queries)
+    silent = dataclasses.replace(both, name="st2i silent", queries=silent)
 
     def composed(model) -> dict[str, float]:
         return {row["task"]: row["mAP"] for row in evaluate(Encoder(model, pixels), [both, silent])[0]}

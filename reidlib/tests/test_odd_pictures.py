@@ -119,7 +119,7 @@ def test_the_same_pixels_everywhere(name, tmp_path, search):
 
     cache = Pixels(root, [name], SIZE, folder=tmp_path / "cache")
     assert (cache[0].numpy() == small).all(), "training"
-    evaluated = Encoder(Eye(), cache).gallery([name])
+    evaluated = Encoder(Eye(), cache).images([name])
     demo = encode_folder(Eye(), root, tmp_path / "index").index.vectors([0])
     held = Gallery.encode(Eye(), demo_table(name), root).index.vectors([0])
     expected = torch.tensor(small / np.float32(255)).flatten()[None]

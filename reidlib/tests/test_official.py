@@ -156,7 +156,8 @@ def test_an_imported_model_embeds_as_written_out(tmp_path, kind, prefix):
 def test_a_sketch_and_words_of_the_second_stage(tmp_path):
     state = small(names.interactreid())
     model = imported(tmp_path, "interactreid", state)
-    sketches, ids = torch.randn(2, 3, 64, 32), model.tokenize_feedback(["in red", "with a blue bag"])
+    sketches, texts = torch.randn(2, 3, 64, 32), ["in red", "with a blue bag"]
+    ids = model.clip.tokenize([f"a photo of * , and {text}" for text in texts])
     towers = tbps_towers(state)
     image = naive.picture_tokens(naive.under(towers, "visual."), sketches)[0][:, 0]
     hidden = relu(linear(image, state["mapping.layers.0.0.weight"], state["mapping.layers.0.0.bias"]))
@@ -166,7 +167,8 @@ def test_a_sketch_and_words_of_the_second_stage(tmp_path):
     for row, word, prompt in zip(embedded, words, ids, strict=True):
         row[(prompt == star).int().argmax()] = word
     text = naive.word_tokens(towers, ids, embedded)[0][torch.arange(2), ids.argmax(dim=1)]
-    assert_close(model.compose(sketches, ids), normalize(text, dim=1), atol=1e-5, rtol=1e-4)
+    ours = model.compose({"text": model.tokenize(texts), "sketch": sketches})
+    assert_close(ours, normalize(text, dim=1), atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()

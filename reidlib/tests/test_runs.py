@@ -24,18 +24,18 @@ def outputs(tmp_path, monkeypatch):
 def test_the_newest_that_takes_the_query_is_taken(outputs):
     assert runs.trained() == [("02_clip", "one"), ("02_clip", "two")]
     model, which = runs.searcher("text", "sketch")
-    assert model.queries == ("sketch",) and "02_clip/two" in which and not model.training
+    assert model.reads == ("sketch",) and "02_clip/two" in which and not model.training
     assert runs.searcher("text")[1] == "The model is clip from the run 02_clip/one."
 
 
 def test_a_run_by_name_and_one_that_does_not_fit(outputs):
-    assert runs.searcher("text", run="02_clip/one")[0].queries == ("text",)
-    with pytest.raises(ReidError, match="02_clip/one takes queries by text; expected sketch"):
+    assert runs.searcher("text", run="02_clip/one")[0].reads == ("text",)
+    with pytest.raises(ReidError, match="02_clip/one reads text; expected sketch"):
         runs.searcher("sketch", run="02_clip/one")
     with pytest.raises(CheckpointError):
         runs.searcher("sketch", run="03_none")
 
 
 def test_without_a_run_that_fits_the_small_clip_serves(outputs):
-    model, which = runs.searcher("dialogue", "sketch+text")
-    assert model.queries == ("text", "sketch") and "zero-shot" in which
+    model, which = runs.searcher("turns")
+    assert model.reads == ("text", "sketch") and "zero-shot" in which

@@ -118,12 +118,12 @@ def test_a_dialogue_goes_to_a_method_that_converses(gallery):
 
 def test_what_a_method_cannot_take_is_said_in_one_sentence_and_changes_nothing(gallery, session):
     only_text = QuerySession(TextOnly(), gallery)
-    with pytest.raises(ReidError, match="TextOnly takes no sketch queries; it takes text."):
+    with pytest.raises(ReidError, match="TextOnly reads text; it cannot read a sketch"):
         only_text.draw(Image.new("RGB", (8, 8)))
     model = AttributeModel()
-    model.queries = ("sketch",)
+    model.reads = ("sketch",)
     for act in (lambda s: s.say("a hat"), lambda s: s.ask()):
-        with pytest.raises(ReidError, match="takes no text queries; it takes sketch."):
+        with pytest.raises(ReidError, match="Attributes reads sketch; it cannot read a text"):
             act(QuerySession(model, gallery))
     for act in (
         lambda: session.say("  "),

@@ -249,10 +249,10 @@ def test_markup_is_text_everywhere(tmp_path, monkeypatch):
 
 def test_a_method_without_text_cannot_chat(gallery):
     model = AttributeModel()
-    model.queries = ("sketch",)
-    with pytest.raises(ReidError, match="no text queries"):
+    model.reads = ("sketch",)
+    with pytest.raises(ReidError, match="cannot read a text"):
         ChatSearch(QuerySession(model, gallery))
-    with pytest.raises(ReidError, match="no sketch queries"):
+    with pytest.raises(ReidError, match="cannot read a sketch"):
         SketchSearch(QuerySession(TextOnly(), gallery))
 
 
@@ -315,7 +315,7 @@ def test_a_bad_upload_is_one_sentence(sketch):
 
 def test_a_method_without_words_gets_no_line_for_them(gallery):
     model = AttributeModel()
-    model.queries = ("sketch",)
+    model.reads = ("sketch",)
     panel = SketchSearch(QuerySession(model, gallery))
     assert panel.entry not in leaves(panel)
     panel.pad.strokes = [LINE]

@@ -99,10 +99,10 @@ class _Trainer:
         self.begun_with = {"data": data.fingerprint(), "weights": weights.fingerprint(model)}
         self.pixels = data_pixels(data, model.image_size)
         self.train = TrainSet(
-            data, self.pixels, model.needs, seed=config.seed, back_translation=config.back_translation
+            data, self.pixels, model.trains_on, seed=config.seed, back_translation=config.back_translation
         )
-        self.train.tokenize(model.tokenize if "captions" in model.needs else model.tokenize_dialogues)
-        self.select = tasks(data, config.select_on, model.queries) if select is None else select
+        self.train.tokenize(model.tokenize if "text" in model.trains_on else model.tokenize_turns)
+        self.select = tasks(data, config.select_on, model.reads) if select is None else select
         self.augment = BatchAugment(config.augment, model.image_size, model.mean, model.std)
         world = self.fabric.world_size
         self.steps_per_epoch = math.ceil(
@@ -236,7 +236,7 @@ class _Trainer:
 
     def _on_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         batch = {name: value.to(self.fabric.device, non_blocking=True) for name, value in batch.items()}
-        for name in ("images", "sketches"):
+        for name in ("images", "sketch"):
             if name in batch:
                 batch[name] = self.augment(batch[name])
         return batch
@@ -244,7 +244,7 @@ class _Trainer:
     def _finish_epoch(self, row: dict, done: bool) -> None:
         """Measures, keeps the best and the last checkpoint, and writes the log line."""
         if self.select:
-            encoder = Encoder(self.model, self.pixels, shared=self.fabric.world_size > 1)
+            encoder = Encoder(self.model, self.pixels)
             rows, _ = evaluate(encoder, self.select)
             row |= {f"{r['task']} {name}": r[name] for r in rows for name in ("R@1", "R@5", "R@10", "mAP", "mINP")}
             score = row.get(self.config.select_by)

@@ -1,5 +1,6 @@
 """Who is looked for, where, and what counts as found."""
 
+import pickle
 import statistics
 
 import numpy as np
@@ -10,16 +11,16 @@ from torch import nn
 from reidlib.config import Config
 from reidlib.data import load
 from reidlib.data.batches import data_pixels
-from reidlib.errors import DataError, ReidError
-from reidlib.evaluation import Encoder, evaluate, over_trials, rank, tasks
-from reidlib.evaluation.protocols import answers_task, composed_task, dialogue_task, sketch_task, text_task
+from reidlib.errors import DataError
+from reidlib.evaluation import Encoder, evaluate, over_trials, rank, tasks, validation
+from reidlib.evaluation.tasks import composed_task, dialogue_task, sketch_task, text_task
 from reidlib.methods.base import Method
 
 
 class Counting(Method):
     """Embeds a picture as its mean colour and a text as its length; counts what it is asked."""
 
-    name, queries = "counting", ("text", "sketch")
+    name, reads = "counting", ("text", "sketch")
 
     def __init__(self):
         super().__init__()
@@ -54,16 +55,16 @@ def test_a_sketch_never_finds_the_photo_it_was_made_from(data):
     task = sketch_task(data, "test")
     rows = data.split("test")
     assert list(task.gallery) == rows["image"].tolist()
-    for source, path in zip(task.sources, task.sketches, strict=True):
-        assert rows["sketch"][source] == [path]
+    for source, query in zip(task.sources, task.queries, strict=True):
+        assert rows["sketch"][source] == [query.sketch]
     assert text_task(data, "test").sources is None
     assert text_task(data, "test", leave_out_source=True).sources is not None
 
 
 def test_embeddings_keep_their_order_whatever_the_batches(data, encoder):
     task = text_task(data, "test")
-    lengths = encoder.texts(task.texts)[:, 0].tolist()
-    assert lengths == [len(text) for text in task.texts]
+    lengths = encoder.queries(task.queries)[:, 0].tolist()
+    assert lengths == [len(query.text) for query in task.queries]
 
 
 def test_a_gallery_is_encoded_once(data, encoder):
@@ -76,7 +77,7 @@ def test_a_gallery_is_encoded_once(data, encoder):
 def test_evaluation_agrees_with_the_full_matrix(data, encoder):
     task = sketch_task(data, "test")
     rows, _ = evaluate(encoder, [task])
-    similarity = encoder.sketches(task.sketches) @ encoder.gallery(task.gallery).T
+    similarity = encoder.queries(task.queries) @ encoder.images(task.gallery).T
     similarity[torch.arange(len(similarity)), torch.as_tensor(task.sources)] = -torch.inf
     best = task.gallery_pids[similarity.argmax(dim=1).cpu().numpy()]
     assert rows[0]["R@1"] == pytest.approx(100 * (best == task.query_pids).mean(), abs=1e-6)
@@ -85,7 +86,7 @@ def test_evaluation_agrees_with_the_full_matrix(data, encoder):
 def test_a_ranking_for_a_figure(data, encoder):
     task = sketch_task(data, "test")
     (query, pictures, correct, scores), _ = task.ranking(encoder, [3, 5], data.root, k=4)
-    assert query == data.root / task.sketches[3]
+    assert query == data.root / task.queries[3].sketch
     assert len(pictures) == len(correct) == len(scores) == 4
     assert data.root / task.gallery[task.sources[3]] not in pictures
     assert scores == sorted(scores, reverse=True)
@@ -95,18 +96,20 @@ def test_sketches_of_people(toy_root):
     for name in ("toy/pku-sketch", "toy/market-sketch-1k"):
         data = load(name, toy_root)
         task = sketch_task(data, "test")
-        assert len(set(task.sketches)) == len(task.sketches)
+        assert len({query.sketch for query in task.queries}) == len(task.queries)
         assert task.sources is None
         words = text_task(data, "test")
-        assert len(set(zip(words.query_pids, words.texts, strict=True))) == len(words.texts)
+        texts = [query.text for query in words.queries]
+        assert len(set(zip(words.query_pids, texts, strict=True))) == len(texts)
         both = composed_task(data, "test")
-        assert len(both.texts) == len(both.sketches) == len(task.sketches)
+        assert len(both.queries) == len(task.queries)
+        assert all(query.parts == ("text", "sketch") for query in both.queries)
 
 
 def test_pooled_sketches_make_one_query_a_person(toy_root):
     data = load("toy/market-sketch-1k", toy_root)
     task = sketch_task(data, "test", pooled=True)
-    queries = torch.randn(len(task.sketches), 5)
+    queries = torch.randn(len(task.queries), 5)
     gallery = torch.randn(len(task.gallery), 5)
     pids = np.unique(task.query_pids)
     unit = torch.nn.functional.normalize(queries, dim=1)
@@ -119,7 +122,7 @@ def test_trials_are_averaged_with_their_spread(toy_root):
     found = []
     for trial in (1, 2, 3):
         task = sketch_task(load("toy/pku-sketch", toy_root, trial=trial), "test")
-        ranks = task.rank(torch.randn(len(task.sketches), 5), torch.randn(len(task.gallery), 5))
+        ranks = task.rank(torch.randn(len(task.queries), 5), torch.randn(len(task.gallery), 5))
         found.append(([{"task": "s2i", **ranks.summary()}], {"s2i": ranks}))
     [row], ranks = over_trials(found)
     values = [rows[0]["mAP"] for rows, _ in found]
@@ -132,18 +135,21 @@ def test_trials_are_averaged_with_their_spread(toy_root):
 
 def test_dialogues_by_round(data):
     whole, second = dialogue_task(data, "test"), dialogue_task(data, "test", rounds=2)
-    assert all(len(dialogue) == 2 for dialogue in second.dialogues)
-    assert [d[:2] for d in map(list, whole.dialogues)] == list(second.dialogues)
-    joined = answers_task(data, "test", rounds=2)
-    assert joined.texts[0] == " ".join(answer for _, answer in second.dialogues[0])
-    assert (joined.query_pids == second.query_pids).all() and joined.kind == "text"
+    assert all(len(query.turns) == 2 for query in second.queries)
+    assert [query.turns[:2] for query in whole.queries] == [query.turns for query in second.queries]
+
+
+def test_a_validation_can_be_given_to_another_process(data, encoder):
+    measure = validation(data, encoder.model, encoder.model.config, encoder.pixels)
+    found = pickle.loads(pickle.dumps(measure))(encoder.model)
+    rows, _ = evaluate(encoder, tasks(data, "val", encoder.model.reads))
+    assert {row["task"] for row in rows} == {"t2i", "s2i", "st2i"}
+    assert found["st2i mAP"] == rows[2]["mAP"] and found["t2i R@1"] == rows[0]["R@1"]
 
 
 def test_what_is_not_there_is_one_sentence(toy_root, data):
-    with pytest.raises(DataError, match="no queries of the kinds dialogue"):
-        tasks(load("toy/icfg-pedes", toy_root), "test", ["dialogue"])
+    with pytest.raises(DataError, match="no queries that hold turns"):
+        tasks(load("toy/icfg-pedes", toy_root), "test", ["turns"])
     with pytest.raises(DataError, match="has no train split"):
         folder = load("folder", toy_root / "PKU-Sketch" / "photo")
         text_task(folder, "train")
-    with pytest.raises(ReidError, match="counting takes no dialogue queries; it takes text, sketch"):
-        evaluate(Encoder(Counting(), data_pixels(data, (16, 8))), [dialogue_task(data, "test")])
