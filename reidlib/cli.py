@@ -12,7 +12,7 @@ from typing import Any
 
 from reidlib import __version__
 from reidlib.errors import ConfigError, ReidError, nearest
-from reidlib.paths import data_dir, outputs_dir
+from reidlib.paths import FIRST_NOTEBOOK, data_dir, notebooks_dir, outputs_dir
 
 # What is slow to import (torch, pandas, papermill) is imported by the command that needs it.
 
@@ -289,3 +289,18 @@ def make_toy(options: argparse.Namespace) -> None:
 
     toyworld.make(data_dir() / "toy")
     print(f"The toy world is in {data_dir() / 'toy'}")
+
+
+@command(
+    "notebooks",
+    "copy the notebooks to a folder, to step through",
+    argument("folder", nargs="?", default="notebooks", type=Path, metavar="FOLDER", help="default: notebooks"),
+)
+def copy_notebooks(options: argparse.Namespace) -> None:
+    """Copy the notebooks that came with the package to FOLDER, for JupyterLab; files that are there are left alone."""
+    folder = options.folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    copied = [path for path in sorted(notebooks_dir().glob("*.ipynb")) if not (folder / path.name).exists()]
+    for path in copied:
+        shutil.copyfile(path, folder / path.name)
+    print(f"{len(copied)} notebooks copied; next: jupyter lab {folder / FIRST_NOTEBOOK}")

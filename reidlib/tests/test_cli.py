@@ -6,7 +6,7 @@ import pytest
 
 import reidlib
 import reidlib.data
-from reidlib import runner
+from reidlib import paths, runner
 from reidlib.cli import main
 from reidlib.errors import DataError
 from reidlib.tests.test_results import row
@@ -153,6 +153,17 @@ def test_tables_fit_the_terminal(shelf, tmp_path, monkeypatch, capsys, width):
         printed = capsys.readouterr().out.splitlines()
         assert max(map(len, printed)) <= width and len(printed) > 1
     assert "61.00 ± 1.00" in printed[-1]
+
+
+def test_notebooks_are_copied_and_none_is_overwritten(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "00_start_here.ipynb").write_text("changed")
+    assert main(["notebooks", "mine"]) == 0 and main(["notebooks"]) == 0
+    assert (tmp_path / "mine" / "00_start_here.ipynb").read_text() == "changed"
+    names = {path.name for path in paths.notebooks_dir().glob("*.ipynb")}
+    assert {path.name for path in (tmp_path / "notebooks").iterdir()} == names
+    assert f"{len(names) - 1} notebooks copied" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [["nope"], ["run", "-p", "seed"], ["check"]])

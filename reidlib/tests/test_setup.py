@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -9,7 +10,8 @@ import tomllib
 import pytest
 import yaml
 
-from reidlib.paths import CHECKOUT
+from reidlib import paths
+from reidlib.paths import CHECKOUT, notebooks_dir
 
 INSTALL_AND_RUN = "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/reid run"
 INSTALL_AND_TEST = "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/pytest"
@@ -75,3 +77,41 @@ def test_the_command_starts_without_heavy_imports():
     code = "import sys, reidlib.cli, reidlib.runner; print(*sys.modules)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not {"torch", "pandas", "papermill", "nbformat"} & set(printed.split())
+
+
+def test_installed_without_a_checkout_it_works_in_the_working_folder(tmp_path):
+    """The wheel in a folder of its own: notebooks come with it, data/ and outputs/ go to where it is called."""
+    source, site, here = tmp_path / "source", tmp_path / "site", tmp_path / "here"
+    for part in ("reidlib", "notebooks"):
+        shutil.copytree(CHECKOUT / part, source / part, ignore=shutil.ignore_patterns("__pycache__", "tests"))
+    for file in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(CHECKOUT / file, source)
+    here.mkdir()
+    pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
+    quietly = {"check": True, "capture_output": True, "text": True}
+    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, source], **quietly)
+    [wheel] = tmp_path.glob("*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", site, wheel], **quietly)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("REIDLIB")}
+    ran = subprocess.run(
+        [sys.executable, site / "bin" / "reid", "run", "00"],
+        cwd=here, env=environment | {"PYTHONPATH": str(site)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert sorted(path.name for path in here.iterdir()) == ["data", "outputs"]
+    assert (here / "outputs" / "00_start_here" / "executed.ipynb").is_file()
+    assert len(list((site / "reidlib" / "notebooks").glob("*.ipynb"))) == len(list(notebooks_dir().glob("*.ipynb")))
+    assert (site / "reidlib" / "py.typed").is_file()
+
+
+def test_a_copy_of_the_notebooks_writes_beside_its_folder(tmp_path, monkeypatch):
+    for name in ("REIDLIB_OUTPUTS", "REIDLIB_DATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(paths, "in_checkout", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    assert paths.outputs_dir() == tmp_path / "outputs" and paths.notebooks_dir() == paths.PACKAGE / "notebooks"
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / paths.FIRST_NOTEBOOK).touch()
+    assert paths.notebooks_dir() == tmp_path / "notebooks"
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert paths.data_dir() == tmp_path / "data" and paths.notebooks_dir() == tmp_path / "notebooks"
