@@ -8,7 +8,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from reidlib import viz
-from reidlib.viz import rankings, style
+from reidlib.viz import attention, rankings, style
 
 matplotlib.use("Agg")
 
@@ -106,6 +106,15 @@ def test_ranked_list_without_truth_marks_nothing():
     assert {frame(axes) for axes in places(figure)} == {rankings.UNKNOWN}
 
 
+def test_one_far_down_the_ranking_is_set_apart():
+    pictures, _, scores = ranking(4)
+    row = ("a man", pictures, [False, False, False, True], scores, [1, 2, 3, 1041])
+    figure = viz.ranked_lists([row], names=["hard: rank 1,041"])
+    assert [axes.get_title() for axes in places(figure)] == ["✗ 1", "✗ 2", "✗ 3", "✓ 1,041"]
+    assert [len(axes.texts) for axes in places(figure)] == [0, 0, 0, 1] and "hard: rank 1,041" in texts(figure)
+    assert not overlaps(figure)
+
+
 def test_ranked_lists_take_words_pictures_and_both():
     sketch = people(1)[0]
     rows = [("a man", *ranking(10)), (sketch, *ranking(10)), ((sketch, "in a red coat"), *ranking(4))]
@@ -182,13 +191,27 @@ def test_attention_is_shown_as_shares_over_the_whole_picture():
 
 
 def test_selected_patches_frame_the_chosen_and_number_the_best():
-    figure = viz.selected_patches(people(1)[0], (8, 4), [0, 5, 31, 2], [0.1, 0.9, 0.5, 0.2])
+    figure = viz.selected_patches(people(1)[0], (8, 4), [0, 5, 31, 2], [0.1, 0.9, 0.5, 0.2], groups=[1, 1, 2, 2])
     axes = figure.axes[1]
-    corners = [patch.get_xy() for patch in axes.patches]
-    assert corners == [(4.5, 4.5), (14.5, 34.5), (9.5, -0.5), (-0.5, -0.5)]  # best first; patches are 5 x 5 pixels
-    assert [text.get_text() for text in axes.texts] == ["1", "2", "3"]
+    boxes = [patch.get_bbox() for patch in axes.patches]  # best first; patches are 5 x 5 pixels
+    assert [(box.x0, box.y0) for box in boxes] == [
+        pytest.approx((x + 0.3, y + 0.3)) for x, y in ((4.5, 4.5), (14.5, 34.5), (9.5, -0.5), (-0.5, -0.5))
+    ]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    assert [to_hex(patch.get_edgecolor()) for patch in axes.patches] == [attention.GROUPS[i] for i in (0, 1, 1, 0)]
+    assert [text.get_text() for text in axes.texts] == ["1", "2", "3"] and "0.9, 0.5, 0.2" in axes.get_xlabel()
     shade = axes.images[1].get_array()[..., 3]
     assert shade[0, 0] == 0 and shade[1, 0] == pytest.approx(0.72) and axes.get_title() == "4 of 32 patches"
+    assert not overlaps(figure)
+
+
+def test_patches_and_words_number_patches_as_one_reads():
+    cosines = [[0.1, -0.2], [0.3, 0.5]]
+    left, right, _ = (figure := viz.patches_and_words(people(1)[0], (8, 4), [9, 2], ["red", "coat"], cosines)).axes
+    assert [text.get_text() for text in left.texts] == ["1", "2"] and left.texts[0].get_position()[1] == 2
+    np.testing.assert_allclose(right.images[0].get_array(), [[0.3, 0.5], [0.1, -0.2]])
+    assert right.lines[0].get_xdata().tolist() == [1, 0] and not overlaps(figure)
+    assert [label.get_text() for label in right.get_xticklabels()] == ["red", "coat"]
 
 
 def test_loss_forces_point_against_the_gradient():
@@ -203,12 +226,12 @@ def test_loss_forces_point_against_the_gradient():
 def test_words_wrap_and_darken_with_their_weight():
     tokens = (LONG[:400] + " $5 and $6").split()
     weights = np.ones(len(tokens))
-    weights[3] = 5
+    weights[3], weights[5] = 5, 0
     figure = viz.words(tokens, weights)
     shown = [text for text in figure.texts if text.get_bbox_patch()]
     assert [text.get_text() for text in shown] == tokens and not overlaps(figure)
     darkness = [sum(text.get_bbox_patch().get_facecolor()[:3]) for text in shown]
-    assert np.argmin(darkness) == 3 and len({text.get_position()[1] for text in shown}) > 1
+    assert np.argmin(darkness) == 3 and darkness[5] == 3 and len({text.get_position()[1] for text in shown}) > 1
 
 
 def test_hardest_attributes_are_mean_ranks_with_the_hardest_on_top():

@@ -9,10 +9,12 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 
 from reidlib.viz.style import DPI, WIDTH, Picture, figure, pixels, show
 
 HEAT, INK = "inferno", "YlOrRd"
+GROUPS = ("#ffd21f", "#56e0ff", "#ff7ad9")  # bright on any picture
 
 
 @figure
@@ -36,40 +38,74 @@ def selected_patches(
     selected: Sequence[int],
     scores: Sequence[float],
     title: str = "Patches the model chose",
+    groups: Sequence[int] | None = None,
 ) -> Figure:
-    """The chosen of `grid` (h, w) patches, framed by score over the darkened rest; the best three are numbered.
+    """The chosen of `grid` (h, w) patches, framed over the darkened rest; the best three are numbered.
 
-    `selected` are flat indices row by row, `scores` one for each of them.
+    `selected` are flat indices row by row, `scores` one for each of them; `groups` too, from 1, where the model makes
+    several: each has its colour.
     """
-    sheet, (left, right) = _pair(picture, title)
+    sheet, (_, right) = _pair(picture, title)
     full = pixels(picture)
-    high, wide = full.shape[0] / grid[0], full.shape[1] / grid[1]
     chosen = np.zeros(grid, dtype=bool)
     chosen.flat[list(selected)] = True
     extent = (-0.5, full.shape[1] - 0.5, full.shape[0] - 0.5, -0.5)
     shade = np.zeros((*grid, 4))
     shade[..., 3] = np.where(chosen, 0, 0.72)
     right.imshow(shade, extent=extent, interpolation="nearest")
-    colours = ScalarMappable(Normalize(min(scores), max(scores)), "plasma")
+    groups = [1] * len(selected) if groups is None else groups
     for rank, best in enumerate(np.argsort(scores)[::-1], start=1):
-        row, column = divmod(int(selected[best]), grid[1])
-        corner = (column * wide - 0.5, row * high - 0.5)
-        colour = colours.to_rgba(scores[best])
-        right.add_patch(Rectangle(corner, wide, high, fill=False, edgecolor=colour, linewidth=1.4))
-        if rank <= 3:
-            centre = (corner[0] + wide / 2, corner[1] + high / 2)
-            ink = {"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
-            right.text(*centre, str(rank), ha="center", va="center", fontsize=7, weight="bold", bbox=ink)
+        _frame(right, full, grid, int(selected[best]), GROUPS[groups[best] - 1], str(rank) if rank <= 3 else "")
     right.set_title(f"{len(selected)} of {grid[0] * grid[1]} patches")
-    _bar(sheet, colours, right, "score of the patch")
+    right.set_xlabel(
+        f"numbered: the best three, scores {', '.join(f'{score:.2g}' for score in sorted(scores)[:-4:-1])}"
+    )
+    for group in sorted(set(groups)) if len(set(groups)) > 1 else ():
+        right.plot([], [], color=GROUPS[group - 1], label=f"group {group} ({list(groups).count(group)})")
+        right.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return sheet
+
+
+@figure
+def patches_and_words(
+    picture: Picture, grid: tuple[int, int], patches: Sequence[int], words: Sequence[str], cosines, title: str = ""
+) -> Figure:
+    """How patches and words agree: the picture with some of its `grid` (h, w) patches numbered, and their cosines
+    (patches, words) with words. Each patch's best word has a dot.
+
+    `patches` are flat indices row by row. They are numbered as one reads, whatever their order.
+    """
+    order = np.argsort(patches)
+    cosines = np.asarray(cosines, dtype=float)[order]
+    full = pixels(picture)
+    height = max(3.6, 0.25 * len(patches) + 1.4)
+    wide = (height - 1) * full.shape[1] / full.shape[0]
+    size = (min(WIDTH, wide + 1.6 + max(3.0, 0.45 * len(words))), height)
+    sheet, (left, right) = plt.subplots(
+        1, 2, figsize=size, layout="constrained", width_ratios=(wide, max(size[0] - wide - 1.6, 2.5))
+    )
+    show(left, full)
+    for number, place in enumerate(order, start=1):
+        _frame(left, full, grid, int(patches[place]), GROUPS[0], str(number))
+    reach = np.abs(cosines).max()
+    drawn = right.imshow(cosines, cmap="RdBu_r", vmin=-reach, vmax=reach, aspect="auto")
+    right.plot(cosines.argmax(axis=1), np.arange(len(order)), "o", color="black", markersize=4)
+    right.grid(False)
+    right.set_xticks(range(len(words)), words, rotation=45, ha="right", rotation_mode="anchor")
+    right.set_yticks(range(len(order)), range(1, len(order) + 1))
+    right.set_ylabel("patch")
+    sheet.colorbar(drawn, ax=right, fraction=0.05, pad=0.02).set_label("cosine (dot: a patch's best word)")
+    sheet.suptitle(title)
     return sheet
 
 
 @figure
 def words(tokens: Sequence[str], weights: Sequence[float], title: str = "What the model reads") -> Figure:
-    """Words in reading order, each the darker the more weight it has (any positive scale, shown as percent)."""
+    """Words in reading order, each the darker the more weight it has (any positive scale, shown as percent); a word
+    without any is left white."""
     share = 100 * np.asarray(weights, dtype=float) / np.sum(weights)
-    colours = ScalarMappable(Normalize(0, share.max()), INK)
+    least = 0.8 * share[share > 0].min()  # else words of nearly the same weight look the same
+    colours = ScalarMappable(Normalize(least, share.max()), INK)
     sheet = plt.figure(figsize=(WIDTH, 1))
     places, lines = _flow(sheet, tokens)
     line, head = 0.36, 0.5
@@ -77,8 +113,9 @@ def words(tokens: Sequence[str], weights: Sequence[float], title: str = "What th
     sheet.set_size_inches(WIDTH, height)
     sheet.text(0.01, 1 - 0.1 / height, title, va="top", fontsize=12)
     for token, weight, (left, row) in zip(tokens, share, places, strict=True):
-        box = {"boxstyle": "round,pad=0.25", "facecolor": colours.to_rgba(weight), "edgecolor": "none"}
-        ink = "white" if weight > 0.65 * share.max() else "black"
+        back = colours.to_rgba(weight) if weight else "white"
+        box = {"boxstyle": "round,pad=0.25", "facecolor": back, "edgecolor": "none" if weight else "#cccccc"}
+        ink = "white" if colours.norm(weight) > 0.65 else "black"
         y = 1 - (head + line * (row + 0.5)) / height
         sheet.text(left / WIDTH, y, token, va="center", fontsize=11, color=ink, bbox=box)
     axes = sheet.add_axes((0.015, 0.33 / height, 0.3, 0.1 / height))
@@ -112,6 +149,20 @@ def _pair(picture: Picture, title: str) -> tuple[Figure, tuple[Axes, Axes]]:
     axes[0].set_title("picture")
     sheet.suptitle(title)
     return sheet, tuple(axes)
+
+
+def _frame(axes: Axes, full: np.ndarray, grid: tuple[int, int], patch: int, colour: str, mark: str) -> None:
+    """A frame inside a patch, so that those of neighbours do not cover each other, with a mark in its middle."""
+    high, wide = full.shape[0] / grid[0], full.shape[1] / grid[1]
+    row, column = divmod(patch, grid[1])
+    corner = ((column + 0.06) * wide - 0.5, (row + 0.06) * high - 0.5)
+    seen = [withStroke(linewidth=2.6, foreground="black", alpha=0.6)]  # on bright pictures too
+    frame = {"fill": False, "edgecolor": colour, "linewidth": 1.4, "path_effects": seen}
+    axes.add_patch(Rectangle(corner, 0.88 * wide, 0.88 * high, **frame))
+    if mark:
+        centre = ((column + 0.5) * wide - 0.5, (row + 0.5) * high - 0.5)
+        ink = {"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
+        axes.text(*centre, mark, ha="center", va="center", fontsize=7, weight="bold", bbox=ink)
 
 
 def _bar(sheet: Figure, values: ScalarMappable, beside: Axes, label: str) -> None:

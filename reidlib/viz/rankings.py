@@ -45,26 +45,48 @@ def ranked_list(
     pictures: Sequence[Picture],
     correct: Sequence[bool] | None = None,
     scores: Sequence[float] | None = None,
+    ranks: Sequence[int] | None = None,
     title: str = "",
 ) -> Figure:
-    """One query and what was found, best first: right ones in green with a tick, wrong ones in red with a cross."""
-    return ranked_lists([(query, pictures, correct, scores)], title)
+    """One query and what was found, best first: right ones in green with a tick, wrong ones in red with a cross.
+
+    `ranks` (from 1) are needed where pictures are left out: one far down is set apart from those before it.
+    """
+    return ranked_lists([(query, pictures, correct, scores, ranks)], title)
 
 
 @figure
-def ranked_lists(rows: Sequence[tuple], title: str = "") -> Figure:
-    """Several queries, a row each, of (query, pictures, correct, scores); None for what is not known."""
+def ranked_lists(rows: Sequence[tuple], title: str = "", names: Sequence[str] = ()) -> Figure:
+    """Several queries, a row each, of (query, pictures, correct, scores, ranks); None for what is not known, and what
+    is missing at the end is not known. `names` stand above the queries."""
+    rows = [(*row, *[None] * (5 - len(row))) for row in rows]
     sheet = _Sheet([pictures for _, pictures, *_ in rows], title)
-    for number, (query, pictures, correct, scores) in enumerate(rows):
+    for number, (query, pictures, correct, scores, ranks) in enumerate(rows):
         drawn, words = _parts(query)
-        side = sheet.side(number)
+        side, lines = sheet.side(number), int((sheet.height - ROOM) / LINE)
+        if names:
+            side.text(0, 1, names[number], va="top", fontsize=9, weight="bold", color="#555555")
         if drawn is not None:
             _show_drawn(side, drawn)
         if words:
-            text = f"“{wrapped(words, 36 if drawn is None else 20, int((sheet.height - ROOM) / LINE))}”"
-            side.text(0, 0.5, text, va="center", fontsize=8.5)
-        _show_ranking(sheet.places(number, len(pictures)), pictures, correct, scores)
+            text = f"“{wrapped(words, 36 if drawn is None else 20, lines - bool(names))}”"
+            side.text(0, 0.5 - 0.4 * bool(names) / lines, text, va="center", fontsize=8.5)
+        _show_ranking(sheet.places(number, len(pictures)), pictures, correct, scores, ranks)
     return sheet.figure
+
+
+def easy_median_hard(task, found, encoder, root, k: int = 8, title: str = "", models: str = "") -> Figure:
+    """The rankings of an easy, a median and a hard query of an `evaluation.Task`, chosen by a rule that is said.
+
+    Queries are put in order of the rank of their first right picture, `found` (`evaluation.Ranks`); shown are those
+    that a tenth, half and nine tenths of the queries do at least as well as. Where no right picture is among the first
+    `k`, it follows with its rank. `models` says whose ranks they are, where not the encoder's.
+    """
+    chosen = found.examples()
+    rows = task.ranking(encoder, list(chosen.values()), root, k)
+    whose = f" for {models}" if models else ""
+    rule = f"queries with as many above them as named, in order of the first right picture's rank{whose}"
+    return ranked_lists(rows, f"{title}\n{rule}" if title else rule, list(chosen))
 
 
 @figure
@@ -143,15 +165,18 @@ def _parts(query: Query) -> tuple[Picture | None, str]:
     return (None, query) if isinstance(query, str) else (query, "")
 
 
-def _show_ranking(places: list[Axes], pictures, correct=None, scores=None) -> None:
-    for rank, (axes, picture) in enumerate(zip(places, pictures, strict=True), start=1):
+def _show_ranking(places: list[Axes], pictures, correct=None, scores=None, ranks=None) -> None:
+    ranks = range(1, len(pictures) + 1) if ranks is None else ranks
+    for number, (axes, picture, rank) in enumerate(zip(places, pictures, ranks, strict=True)):
         colour, mark = UNKNOWN, ""
         if correct is not None:
-            colour, mark = (RIGHT, "✓ ") if correct[rank - 1] else (WRONG, "✗ ")
+            colour, mark = (RIGHT, "✓ ") if correct[number] else (WRONG, "✗ ")
         show(axes, picture, colour, 0.8 if correct is None else 3)
-        axes.set_title(f"{mark}{rank}", color="black" if correct is None else colour, pad=3, weight="bold")
+        axes.set_title(f"{mark}{rank:,}", color="black" if correct is None else colour, pad=3, weight="bold")
+        if number and rank > ranks[number - 1] + 1:
+            axes.text(-0.1, 0.5, "…", transform=axes.transAxes, ha="center", va="center", fontsize=13, weight="bold")
         if scores is not None:
-            axes.set_xlabel(f"{float(scores[rank - 1]):.3f}", fontsize=8, labelpad=3)
+            axes.set_xlabel(f"{float(scores[number]):.3f}", fontsize=8, labelpad=3)
 
 
 def _show_drawn(side: Axes, drawn: Picture) -> None:
