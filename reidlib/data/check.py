@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from reidlib.data.table import SPLITS, PersonData, absent, counts, described, some
+from reidlib.data.table import SPLITS, PersonData, absent, captions, counts, some
 from reidlib.errors import DataError
 
 PUBLISHED = Path(__file__).with_name("counts.csv")  # of the data sets' authors; the split "all" counts over all splits
@@ -77,7 +77,7 @@ def check(data: PersonData, *, decode: bool = True) -> Report:
         report.problems.append(
             f"Identities in more than one split: {len(report.shared_pids):,} ({some(report.shared_pids)})."
         )
-    _check_captions(report, described(table, data.sketch_of))
+    _check_captions(report, captions(table, data.sketch_of))
     return report
 
 
@@ -110,8 +110,7 @@ def unreadable(root: Path, files: list[str]) -> dict[str, str]:
 
 
 def _check_captions(report: Report, table: pd.DataFrame) -> None:
-    captions = table[["pid", "text"]].explode("text").dropna()
-    texts = list(captions.itertuples(index=False, name=None))
+    texts = list(table.itertuples(index=False, name=None))
     wordless = [caption for _, caption in texts if not re.search(r"\w", caption)]
     if wordless:
         report.problems.append(f"Captions empty after cleaning: {len(wordless):,} ({some(wordless)}).")

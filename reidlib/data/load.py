@@ -10,6 +10,7 @@ import pandas as pd
 
 from reidlib.config import nearest
 from reidlib.data.folders import read_folder, read_market, read_pku
+from reidlib.data.protocols import read_interactive, read_itcpr, read_luperson, read_orbench
 from reidlib.data.records import TRI_PARTS, parse_json, read_mals, read_records, read_text, read_tri
 from reidlib.data.table import SPLITS, TOLD, PersonData, Read, absent, counts
 from reidlib.errors import ConfigError, DataError
@@ -22,6 +23,7 @@ class Source(NamedTuple):
     files: str
     ask: str
     trials: int = 1  # random splits over which its protocol averages
+    toy: bool = True  # whether the toy world holds a stand-in
 
 
 REID_FILES = "(or train_reid.json, val_reid.json, test_reid.json) and imgs/"
@@ -61,8 +63,45 @@ SOURCES = {
         "photo/{train,query}/, sketch/{A..F}/{train,query}/ and, for captions, market_attribute.mat",
         "github.com/Lin-Kayla/subjectivity-sketch-reid",
     ),
+    "orbench": Source(
+        "ORBench",
+        read_orbench,
+        "train_annos.json, test_gallery_and_queries.json, vis/, nir/, cp/ and sk/",
+        "github.com/Zplusdragon/ReID5o_ORBench",
+    ),
+    "interactive-pedes": Source(
+        "Interactive-PEDES",
+        read_interactive,
+        "Interactive-PEDES_interactive_annos.json, CUHK-PEDES/imgs/ and ICFG-PEDES/imgs/",
+        "huggingface.co/datasets/XLearning-SCU/Interactive-PEDES-v1",
+    ),
+    "ufine6926": Source(
+        "UFine6926", read_records, "its JSON file and images/", "github.com/Zplusdragon/UFineBench", toy=False
+    ),
+    "synth-pedes": Source(
+        "SYNTH-PEDES",
+        read_records,
+        "synthpedes_dataset.json and Part1/ to Part11/",
+        "github.com/Zplusdragon/PLIP",
+        toy=False,
+    ),
+    "luperson-mllm": Source(
+        "LUPerson-MLLM",
+        read_luperson,
+        "Ts-qwen.json and its kin, and the pictures",
+        "huggingface.co/datasets/TwT-6/MLLM4Text-ReID",
+        toy=False,
+    ),
+    "itcpr": Source(
+        "ITCPR",
+        read_itcpr,
+        "query.json, gallery.json, Celeb-reID/, PRCC/ and LAST/",
+        "github.com/Delong-liu-bupt/Composed_Person_Retrieval",
+        toy=False,
+    ),
 }
 names = ("toy", *SOURCES, "folder")
+toys = ("toy", *(f"toy/{name}" for name, source in SOURCES.items() if source.toy))
 
 
 def load(name: str, root: Path | str | None = None, *, pictures: bool = True, trial: int = 1) -> PersonData:
@@ -73,7 +112,7 @@ def load(name: str, root: Path | str | None = None, *, pictures: bool = True, tr
     chooses among PKU-Sketch's ten splits. Where there is no val split, a tenth of the training identities (seeded, at
     most 1,000) is held out as val. Raises ConfigError for a wrong argument, DataError for anything wrong on disk.
     """
-    if name not in (known := [*names, *(f"toy/{other}" for other in SOURCES)]):
+    if name not in (known := [*names, *toys[1:]]):
         raise ConfigError(f"There is no data set {name!r}; {nearest(str(name), known)}.")
     if type(trial) is not int or not 1 <= trial <= trials(name):
         raise ConfigError(f"{name!r} has {trials(name)} trial(s); trial was {trial!r}.")

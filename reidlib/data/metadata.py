@@ -211,9 +211,8 @@ def _share_sketches(table: pd.DataFrame) -> str:
     if drawn.empty or not drawn["sketch"].duplicated().any():
         return "" if drawn.empty else "image"
     owner = table["pid"].where(table["pid"] >= 0, DISTRACTOR - table.index)  # of the distractors, each picture itself
-    for column in ("sketch", "text"):
-        of = table.groupby(owner)[column].agg(lambda lists: list(dict.fromkeys(x for items in lists for x in items)))
-        table[column] = [list(of[key]) for key in owner]
+    of = table.groupby(owner)["sketch"].agg(lambda lists: list(dict.fromkeys(x for items in lists for x in items)))
+    table["sketch"] = [list(of[key]) for key in owner]
     return "person"
 
 

@@ -122,13 +122,13 @@ def _back_translations(value: object, captions: list[str]) -> list[str]:
     return [text_of(back if back.strip() else caption, "'captions_bt'") for back, caption in pairs]
 
 
-def rows_of(records: object, where: str, row: Callable[[dict], dict]) -> Iterator[dict]:
-    """`row(record)` for each record; a fault names the file and the record's number."""
+def rows_of(records: object, where: str, row: Callable, kind: type = dict) -> Iterator:
+    """`row(record)` for each record, a dict or, by `kind`, a list; a fault names the file and the record's number."""
     if not isinstance(records, list):
         raise DataError(f"{where}: expected a list of records, found {reprlib.repr(records)}.")
     for number, record in enumerate(records):
         try:
-            expect(isinstance(record, dict), "a record with named fields", record)
+            expect(isinstance(record, kind), "a record with named fields" if kind is dict else "a list", record)
             yield row(record)
         except DataError as error:
             raise DataError(f"{where}, record {number} (counted from 0): {error}") from None
@@ -146,6 +146,10 @@ def find_annotations(root: Path) -> list[tuple[Path, str]]:
         return [(path, "") for path in raw]
     if (root / "caption_all.json").is_file():
         return [(root / "caption_all.json", "")]
+    if (root / "synthpedes_dataset.json").is_file():  # SYNTH-PEDES names no split: all of it is for pre-training
+        return [(root / "synthpedes_dataset.json", "train")]
+    if len(only := list(root.glob("*.json"))) == 1:
+        return [(only[0], "")]
     raise DataError(
         f"{root}: expected an annotation file ({', '.join(ANNOTATIONS)}, caption_all.json or "
         "train_reid.json, val_reid.json, test_reid.json), found none."

@@ -28,6 +28,7 @@ class Asked(NamedTuple):
 
     queries: "Sequence[Query]"  # pictures as paths relative to the root
     pids: Sequence[int]
+    questions: Sequence[int] | None = None  # queries of one number are asked as one, the mean of their unit vectors
 
 
 class Read(NamedTuple):
@@ -48,8 +49,8 @@ class PersonData:
     `table` has a row a picture and always the columns `COLUMNS`: split, pid (int; -1 for a distractor, a person whom no
     query looks for), image (path relative to `root`), camid (-1 unknown), text (captions), turns (dialogues, each a
     list of (question, answer)), sketch (paths), text_bt (back-translations, as many as captions or none) and
-    attributes. Where `sketch_of` is "person", sketches and captions describe the person and stand on every row of that
-    person; where it is "image" they belong to the picture.
+    attributes. Where `sketch_of` is "person", a sketch shows the person and stands on every row of that person, and so
+    may captions; where it is "image" they belong to the picture.
 
     `faults` tell, a sentence each, of pictures that are left out of the table because they cannot be used; `notes` are
     facts that need no repair. `protocol` holds, by name, the queries of a data set that says itself what is asked of
@@ -159,19 +160,19 @@ def _merge(first: dict, row: dict, source: str) -> None:
     first["sketch"] = list(dict.fromkeys([*first.get("sketch", []), *row.get("sketch", [])]))
 
 
-def described(table: pd.DataFrame, sketch_of: str) -> pd.DataFrame:
-    """A row for each thing that captions describe, so that a person's captions are not counted once a picture."""
-    return table.drop_duplicates("pid") if sketch_of == "person" else table
+def captions(table: pd.DataFrame, sketch_of: str) -> pd.DataFrame:
+    """pid and text, a row a caption; one that stands on several rows of its person, as `sketch_of` allows, is one."""
+    found = table[["pid", "text"]].explode("text").dropna()
+    return found.drop_duplicates() if sketch_of == "person" else found
 
 
 def counts(table: pd.DataFrame, sketch_of: str) -> dict[str, int]:
     """How many identities, pictures, captions, dialogues and sketches a table holds."""
-    once = described(table, sketch_of)
     return {
         "identities": table["pid"][table["pid"] >= 0].nunique(),
         "pictures": len(table),
-        "captions": int(once["text"].str.len().sum()),
-        "dialogues": int(once["turns"].str.len().sum()),
+        "captions": len(captions(table, sketch_of)),
+        "dialogues": int(table["turns"].str.len().sum()),
         "sketches": len({path for paths in table["sketch"] for path in paths}),
     }
 

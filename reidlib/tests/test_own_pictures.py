@@ -80,7 +80,7 @@ def test_a_sketch_named_twice_is_the_person_s(tmp_path):
     data = load("folder", tmp_path)
     assert data.sketch_of == "person"
     assert data.table["sketch"].tolist() == [["s.png"]] * 3 + [["t.png"]]
-    assert data.table["text"].tolist() == [["a", "b", "c"]] * 3 + [["d"]]
+    assert data.table["text"].tolist() == [["a"], ["b"], ["c"], ["d"]]
 
 
 def test_what_is_missing_repeated_or_without_a_row_is_told(tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from reidlib.data import check, load, names
+from reidlib.data import check, load, toys
 from reidlib.errors import DataError
 from reidlib.toyworld import make
 from reidlib.toyworld.people import ATTRIBUTES
@@ -13,7 +13,7 @@ def world(tmp_path_factory):
     return make(tmp_path_factory.mktemp("toy") / "world", people=16)
 
 
-@pytest.mark.parametrize("name", ["toy", *(f"toy/{name}" for name in names if name not in ("toy", "folder"))])
+@pytest.mark.parametrize("name", toys)
 def test_every_toy_layout_is_whole(world, name):
     data = load(name, world)
     report = check(data)
@@ -26,8 +26,11 @@ def test_every_toy_layout_is_whole(world, name):
         "toy": {"text", "turns", "sketch"},
         "toy/chatpedes": {"turns"},
         "toy/mals": {"text"},
+        "toy/interactive-pedes": {"text", "turns"},
     }.get(name, {"text", "sketch"})
-    assert data.sketch_of == ("" if "sketch" not in kinds else "person" if "-sketch" in name else "image")
+    of_people = ("toy/pku-sketch", "toy/market-sketch-1k", "toy/orbench")
+    assert data.sketch_of == ("" if "sketch" not in kinds else "person" if name in of_people else "image")
+    assert bool(data.protocol) == (name in ("toy/orbench", "toy/interactive-pedes"))
 
 
 def test_toy_joins_dialogues_and_attributes_of_every_picture(world):
