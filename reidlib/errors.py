@@ -12,6 +12,18 @@ class DataError(ReidError):
     """A data file, record or picture is not what was expected."""
 
 
+class UnreadableError(DataError):
+    """Some of many pictures cannot be read; `faults` has a sentence on each, by its path."""
+
+    def __init__(self, faults: dict[str, str], of: int):
+        first = " ".join(list(faults.values())[:3])
+        super().__init__(f"{len(faults):,} of {of:,} pictures cannot be read; the first: {first}")
+        self.faults, self.of = faults, of
+
+    def __reduce__(self):  # from a process to the one that started it
+        return UnreadableError, (self.faults, self.of)
+
+
 class ConfigError(ReidError):
     """A parameter has an unknown name, a wrong type or an impossible value."""
 

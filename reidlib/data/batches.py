@@ -9,15 +9,21 @@ from torch.utils.data import DataLoader, Dataset
 
 from reidlib.data.images import Pixels
 from reidlib.data.table import PersonData
-from reidlib.errors import ConfigError, DataError
+from reidlib.errors import ConfigError, DataError, UnreadableError
 
 PER_PERSON = 4  # pictures of one person in a batch of the identity sampler
 
 
 def data_pixels(data: PersonData, size: tuple[int, int]) -> Pixels:
-    """Every picture and sketch of a data set, decoded once at `size` (height, width)."""
-    sketches = {path for paths in data.table["sketch"] for path in paths}
-    return Pixels(data.root, sorted({*data.table["image"], *sketches}), size)
+    """Every picture and sketch of a data set, decoded once at `size` (height, width).
+
+    Those that cannot be read are taken out of `data`, with one warning. Raises DataError where none is left.
+    """
+    try:
+        return Pixels(data.root, sorted(data.pictures), size)
+    except UnreadableError as error:
+        data.leave_out(error.faults)
+        return Pixels(data.root, sorted(data.pictures), size)
 
 
 class TrainSet(Dataset):

@@ -5,7 +5,6 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -63,7 +62,7 @@ def check(data: PersonData, *, decode: bool = True) -> Report:
             if (found := report.counts.loc[split, column]) != count:
                 report.problems.append(f"{split} has {found:,} {column}, published are {count:,}.")
 
-    files = list(dict.fromkeys(chain(table["image"], chain.from_iterable(table["sketch"]))))
+    files = data.pictures
     report.missing = absent(data.root, files)
     if report.missing:
         report.problems.append(f"Files missing under {data.root}: {len(report.missing):,} ({some(report.missing)}).")

@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from reidlib import paths as places
-from reidlib.errors import ConfigError, DataError
+from reidlib.errors import ConfigError, DataError, UnreadableError
 from reidlib.rowstore import RowStore
 
 MAX_PIXELS = 64_000_000
@@ -37,6 +37,8 @@ def open_image(source: str | Path | bytes | BinaryIO, size: tuple[int, int] | No
     1/4 or 1/8 of its size (libjpeg's means of 2 x 2 pixels and more), in as much less time and memory.
     """
     name = str(source) if isinstance(source, str | Path) else "the uploaded file"
+    if isinstance(source, str | Path) and not os.path.isfile(source) and os.path.exists(source):  # noqa: PTH110, PTH113
+        raise DataError(f"{name} is a folder, a pipe or a device; expected a picture.")  # a pipe would never end
     try:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             width, height = image.size
@@ -168,8 +170,7 @@ class Pixels:
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # each thread holds one picture at its full size
             failed = self.store.fill(names, stamps, make, batch_size=CHUNK, what="decoding", wait=True)
         if len(failed):
-            first = " ".join(str(errors[at]) for at in failed[:3])
-            raise DataError(f"{len(failed):,} of {len(names):,} pictures cannot be read; the first: {first}")
+            raise UnreadableError({names[at]: str(errors[at]) for at in failed}, len(names))
 
 
 def _stamp(file: Path) -> str:

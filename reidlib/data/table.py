@@ -94,6 +94,13 @@ class PersonData:
                     where = f" in its {split} split" if split else ""
                     raise DataError(f"This needs {words}, and {self.name} at {self.root} has none{where}; {self.found}")
 
+    @property
+    def pictures(self) -> list[str]:
+        """Every picture by its path, once: photos, sketches, and what the protocol asks with."""
+        sketches = (path for paths in self.table["sketch"] for path in paths)
+        asked = (p for a in self.protocol.values() for query in a.queries for p in (query.sketch, query.photo) if p)
+        return list(dict.fromkeys([*self.table["image"], *sketches, *asked]))
+
     def leave_out(self, faults: Mapping[str, str]) -> None:
         """Takes pictures and sketches that cannot be read out of the table, with one warning; path -> what is wrong.
 
@@ -112,6 +119,10 @@ class PersonData:
             stacklevel=3,
         )
         self.table = kept
+        for name, asked in self.protocol.items():
+            whole = [n for n, query in enumerate(asked.queries) if not {query.sketch, query.photo} & faults.keys()]
+            columns = [None if column is None else [column[n] for n in whole] for column in asked]
+            self.protocol[name] = Asked(*columns)
         self.faults += faults.values()
 
     @staticmethod

@@ -1,7 +1,20 @@
 """Evaluation: who is found, at which rank, under which protocol."""
 
 from reidlib.evaluation.encoding import Encoder
-from reidlib.evaluation.metrics import Ranks, rank, top_k
-from reidlib.evaluation.tasks import Task, Validation, evaluate, over_trials, tasks, validation
+from reidlib.evaluation.metrics import Ranks, best_rank_integral, rank, top_k
+from reidlib.evaluation.tasks import Task, Validation, evaluate, over_trials, protocol_tasks, tasks, validation
 
-__all__ = ["Encoder", "Ranks", "Task", "Validation", "evaluate", "over_trials", "rank", "tasks", "top_k", "validation"]
+__all__ = [
+    "Encoder",
+    "Ranks",
+    "Task",
+    "Validation",
+    "best_rank_integral",
+    "evaluate",
+    "over_trials",
+    "protocol_tasks",
+    "rank",
+    "tasks",
+    "top_k",
+    "validation",
+]

@@ -1,6 +1,6 @@
 """Where the right pictures land in the ranking, block by block, and the metrics that follow from it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,6 +118,20 @@ def _rank_block(queries, gallery, query_pids, gallery_pids, sources) -> tuple[np
     precision = torch.where(exists, order / ranks, 0).sum(dim=1) / count
     penalty = torch.where(n_right > 0, n_right / ranks[:, 0], 0)
     return first.long().cpu().numpy(), precision.double().cpu().numpy(), penalty.double().cpu().numpy()
+
+
+def best_rank_integral(rounds: Sequence[np.ndarray]) -> float:
+    """BRI of searches by dialogue, lower is better: the mean over rounds and queries of (ln r_i + ln r_i+1) / 2.
+
+    rounds: the rank of the first right picture, (Q,) from 1, before the first question and after each answer; r_i is
+    the best rank so far. As LLaVA-ReID's code has it. Raises ReidError for fewer than two rounds or a query without a
+    right picture.
+    """
+    ranks = np.stack(rounds).astype(float)
+    if len(ranks) < 2 or (ranks < 1).any():
+        raise ReidError("BRI needs two rounds at least, and a right picture for every query.")
+    logs = np.log(np.minimum.accumulate(ranks))
+    return float(((logs[:-1] + logs[1:]) / 2).mean())
 
 
 def top_k(queries: Tensor, gallery: Tensor, k: int) -> tuple[Tensor, Tensor]:

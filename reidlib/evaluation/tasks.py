@@ -37,7 +37,7 @@ class Task:
     queries: tuple[Query, ...]
     query_pids: np.ndarray
     sources: np.ndarray | None = None
-    pooled: bool = False  # all sketches of a person make one query
+    questions: np.ndarray | None = None  # queries of one number are asked as one, by the mean of their unit vectors
 
     def subset(self, queries: Sequence[int]) -> "Task":
         """The same task with some of its queries."""
@@ -47,6 +47,7 @@ class Task:
             queries=tuple(self.queries[i] for i in chosen),
             query_pids=self.query_pids[chosen],
             sources=None if self.sources is None else self.sources[chosen],
+            questions=None if self.questions is None else self.questions[chosen],
         )
 
     def ranking(self, encoder: Encoder, queries: Sequence[int], root: Path, k: int = 10) -> list[tuple]:
@@ -76,10 +77,11 @@ class Task:
         """Ranks embeddings (Q, D) and (G, D) under this protocol."""
         device = queries.device
         query_pids = torch.as_tensor(self.query_pids, device=device)
-        if self.pooled:
-            query_pids, person = query_pids.unique(return_inverse=True)
+        if self.questions is not None:
+            _, first, question = np.unique(self.questions, return_index=True, return_inverse=True)
+            query_pids, question = query_pids[first], torch.as_tensor(question, device=device)
             unit = normalize(queries, dim=1)
-            queries = torch.zeros(len(query_pids), queries.shape[1], device=device).index_add_(0, person, unit)
+            queries = torch.zeros(len(first), queries.shape[1], device=device).index_add_(0, question, unit)
         sources = ()
         if self.sources is not None:
             sources = (torch.as_tensor(self.sources, device=device), torch.arange(len(gallery), device=device))
@@ -161,7 +163,7 @@ def sketch_task(data: PersonData, split: str, pooled: bool = False) -> Task:
     queries = _sketches(data, rows.frame)
     sources = np.array(queries.index) if data.sketch_of == "image" else None
     if pooled:
-        return rows.task("s2i multi", queries, ["sketch"], pooled=True)
+        return rows.task("s2i multi", queries, ["sketch"], questions=np.array(queries["pid"]))
     return rows.task("s2i", queries, ["sketch"], sources=sources)
 
 
@@ -183,6 +185,29 @@ def dialogue_task(data: PersonData, split: str, rounds: int = 0) -> Task:
     queries = rows.frame.explode("turns").dropna(subset="turns")
     queries["turns"] = [tuple(turns)[: rounds or None] for turns in queries["turns"]]
     return rows.task(f"d2i round {rounds}" if rounds else "d2i", queries, ["turns"])
+
+
+def protocol_tasks(data: PersonData, reads: Iterable[str]) -> list[Task]:
+    """The tasks that a data set sets itself: ORBench's modes, Interactive-PEDES' rounds, ITCPR's composed search.
+
+    Only those whose queries hold nothing but what is in `reads`, and photos, which every model reads. `evaluate` gives
+    a row a task; of ORBench the means over the modes of one, two, three and four parts are published, of
+    Interactive-PEDES `metrics.best_rank_integral` over the rounds.
+    """
+    rows, known = _Gallery.of(data, "test"), {*reads, "photo"}
+    return [
+        Task(
+            name=name,
+            split="test",
+            gallery=tuple(rows.frame["image"]),
+            gallery_pids=np.array(rows.frame["pid"], dtype=np.int64),
+            queries=tuple(asked.queries),
+            query_pids=np.array(asked.pids, dtype=np.int64),
+            questions=None if asked.questions is None else np.array(asked.questions),
+        )
+        for name, asked in data.protocol.items()
+        if all(known.issuperset(query.parts) for query in asked.queries)
+    ]
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,23 @@ import statistics
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from reidlib.config import Config
 from reidlib.data import load
 from reidlib.data.batches import data_pixels
-from reidlib.errors import DataError
-from reidlib.evaluation import Encoder, evaluate, over_trials, rank, tasks, validation
+from reidlib.errors import DataError, ReidError
+from reidlib.evaluation import (
+    Encoder,
+    best_rank_integral,
+    evaluate,
+    over_trials,
+    protocol_tasks,
+    rank,
+    tasks,
+    validation,
+)
 from reidlib.evaluation.tasks import composed_task, dialogue_task, sketch_task, text_task
 from reidlib.methods.base import Method
 
@@ -153,3 +163,45 @@ def test_what_is_not_there_is_one_sentence(toy_root, data):
     with pytest.raises(DataError, match="has no train split"):
         folder = load("folder", toy_root / "PKU-Sketch" / "photo")
         text_task(folder, "train")
+
+
+def test_the_tasks_that_a_data_set_sets_itself(toy_root):
+    data = load("toy/orbench", toy_root)
+    made = {task.name: task for task in protocol_tasks(data, ("text", "sketch"))}
+    assert len(made) == len(data.protocol) == 32
+    assert {task.name for task in protocol_tasks(data, ("text",))} == {"TEXT", "NIR", "TEXT+NIR", "NIR+TEXT"}
+    encoder = Encoder(Counting(), data_pixels(data, (16, 8)))
+    asked = [made["NIR"], made["CP+TEXT"], made["SK+NIR+CP"]]
+    rows, ranks = evaluate(encoder, asked)
+    assert len(ranks["SK+NIR+CP"].first) == len(ranks["NIR"].first) == rows[2]["n_queries"]
+    assert len(made["SK+NIR+CP"].queries) == 2 * len(made["NIR"].queries)
+    assert [row["queries_without_positive"] for row in rows] == [0, 0, 0]
+    half = made["SK+NIR+CP"].subset(range(4))
+    assert len(half.rank(encoder.queries(half.queries), encoder.images(half.gallery)).first) == 2
+
+
+def test_rounds_of_interactive_pedes_and_their_bri(toy_root):
+    data = load("toy/interactive-pedes", toy_root)
+    (task,) = protocol_tasks(data, ("text",))
+    assert task.name == "round 0" and all(query.parts == ("text",) for query in task.queries)
+    rounds = [np.array([8, 1]), np.array([9, 2]), np.array([2, 3])]
+    by_hand = [(np.log(8) + np.log(8)) / 2, (np.log(8) + np.log(2)) / 2, 0, 0]
+    assert best_rank_integral(rounds) == pytest.approx(np.mean(by_hand))
+    with pytest.raises(ReidError, match="a right picture"):
+        best_rank_integral([np.array([0]), np.array([1])])
+
+
+def test_broken_pictures_are_left_out_of_training_and_evaluation(tmp_path):
+    for n in range(6):
+        Image.new("RGB", (8, 16), (40 * n, 0, 0)).save(tmp_path / f"{n}.png")
+    (tmp_path / "2.png").write_text("words")
+    (tmp_path / "5.png").write_bytes(b"")
+    rows = "".join(f"{n}.png,person {n // 2},{n // 2},test\n" for n in range(6))
+    (tmp_path / "metadata.csv").write_text("file_name,text,pid,split\n" + rows)
+    data = load("folder", tmp_path)
+    with pytest.warns(UserWarning, match="left out: 2. .*2.png is empty or no picture.*5.png") as told:
+        pixels = data_pixels(data, (16, 8))
+    assert len(told) == 1
+    (task,) = tasks(data, "test", ("text",))
+    assert task.gallery == ("0.png", "1.png", "3.png", "4.png") and len(task.queries) == 4
+    evaluate(Encoder(Counting(), pixels), [task])

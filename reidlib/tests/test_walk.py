@@ -5,6 +5,7 @@ import os
 import pytest
 
 from reidlib.data import check, find_pictures, load
+from reidlib.data.images import open_image
 from reidlib.errors import DataError
 from reidlib.tests.test_readers import draw
 
@@ -58,6 +59,9 @@ def test_pipes_and_folders_are_no_pictures(tmp_path):
     os.mkfifo(tmp_path / "b.png")
     (tmp_path / "c.png").mkdir()
     assert find_pictures(tmp_path) == (["a.png"], [])
+    for name in ("b.png", "c.png"):
+        with pytest.raises(DataError, match=f"{name} is a folder, a pipe or a device"):
+            open_image(tmp_path / name)
 
 
 def test_a_folder_that_may_not_be_listed_or_is_none(tmp_path):
