@@ -1,19 +1,30 @@
-"""The notebooks travel inside the wheel, as reidlib/notebooks; everything else stands in pyproject.toml."""
+"""Notebooks and pages of the book travel inside the wheel; everything else stands in pyproject.toml."""
 
 from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
+TRAVELS = {
+    "notebooks": "notebooks/*.ipynb",
+    "notebooks/images": "notebooks/images/*.png",
+    "docs": "docs/*.md",
+}
+RENAMED = {"docs/data.md": "data/README.md", "docs/contributing.md": "CONTRIBUTING.md"}
+
 
 class WithNotebooks(build_py):
     def run(self) -> None:
         super().run()
-        if not self.editable_mode:
-            folder = Path(self.build_lib, "reidlib", "notebooks")
-            self.mkpath(str(folder))
-            for notebook in sorted(Path("notebooks").glob("*.ipynb")):
-                self.copy_file(str(notebook), str(folder))
+        if self.editable_mode:  # a checkout is used as it lies
+            return
+        package = Path(self.build_lib, "reidlib")
+        found = {
+            f"{to}/{file.name}": file for to, globs in TRAVELS.items() for glob in globs for file in Path().glob(glob)
+        }
+        for to, file in (found | RENAMED).items():
+            self.mkpath(str((package / to).parent))
+            self.copy_file(str(file), str(package / to))
 
 
 setup(cmdclass={"build_py": WithNotebooks})

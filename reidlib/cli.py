@@ -282,6 +282,24 @@ def run_benchmarks(options: argparse.Namespace) -> None:
     print(f"\nWritten: {run.folder / 'benchmark.json'}")
 
 
+@command(
+    "book",
+    "make pages of the executed notebooks and the results",
+    argument("--to", type=Path, metavar="FOLDER", help="default: book/ in outputs/"),
+)
+def make_book(options: argparse.Namespace) -> None:
+    """Build a site of the executed notebooks in outputs/, the results and the package, to be opened in a browser.
+
+    It needs no network, neither to be built nor to be read. Needs the extra: pip install 'reidlib[book]'.
+    """
+    from reidlib import book
+
+    folder = (options.to or outputs_dir() / "book").absolute()
+    for complaint in book.build(folder):
+        warnings.warn(complaint, stacklevel=1)
+    print(f"The book is {folder / 'index.html'}")
+
+
 @command("toy", "make the toy world (notebooks make it when they need it)")
 def make_toy(options: argparse.Namespace) -> None:
     """Draw the toy world to data/toy; nothing is done when it is there already."""

@@ -3,7 +3,7 @@
 import json
 import warnings
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -181,26 +181,31 @@ def as_csv(summary: pd.DataFrame) -> str:
     return plain.to_csv(index=False)
 
 
-def as_text(summary: pd.DataFrame, width: int = 200) -> str:
-    """The summary for a terminal `width` columns wide: a block for each data set and split, `mean ± sd` in percent.
+def blocks(summary: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The summary to be read: for each data set and split a title and a table of `mean ± sd` in percent.
 
-    Columns that say nothing are left out; where the rest is too wide, metrics too, and long labels are cut.
+    Columns that say nothing are left out.
     """
     shown = summary[[*GROUP, "seeds"]].copy()
     shown["label"] = shown["label"].where(shown["label"] != "", shown["method"])
     for metric in METRICS:
         shown[metric] = [_cell(mean, sd) for mean, sd in zip(summary[metric], summary[f"{metric} sd"], strict=True)]
-    blocks = []
     for (dataset, split), block in shown.groupby(["dataset", "split"], sort=False):
-        block = block[[name for name in ("label", "task", "round", "seeds", *METRICS) if (block[name] != "").any()]]
+        columns = [name for name in ("label", "task", "round", "seeds", *METRICS) if (block[name] != "").any()]
+        yield ", ".join(filter(None, [dataset, split])), block[columns]
+
+
+def as_text(summary: pd.DataFrame, width: int = 200) -> str:
+    """`blocks` for a terminal `width` columns wide: where they are wider, metrics are left out and long labels cut."""
+    texts = []
+    for title, block in blocks(summary):
         for last in ("mINP", "R@5", "R@10", "mAP"):
             if _widest(block) > width:
                 block = block.drop(columns=last, errors="ignore")
         longest = max(block["label"].str.len().max() - max(_widest(block) - width, 0), 8)
         labels = [label if len(label) <= longest else f"{label[: longest - 1]}…" for label in block["label"]]
-        text = block.assign(label=labels).to_string(index=False)
-        blocks.append(f"{', '.join(filter(None, [dataset, split]))}\n{text}\n")
-    return "\n".join(blocks)
+        texts.append(f"{title}\n{block.assign(label=labels).to_string(index=False)}\n")
+    return "\n".join(texts)
 
 
 def _widest(table: pd.DataFrame) -> int:

@@ -82,10 +82,11 @@ def test_the_command_starts_without_heavy_imports():
 def test_installed_without_a_checkout_it_works_in_the_working_folder(tmp_path):
     """The wheel in a folder of its own: notebooks come with it, data/ and outputs/ go to where it is called."""
     source, site, here = tmp_path / "source", tmp_path / "site", tmp_path / "here"
-    for part in ("reidlib", "notebooks"):
+    for part in ("reidlib", "notebooks", "docs"):
         shutil.copytree(CHECKOUT / part, source / part, ignore=shutil.ignore_patterns("__pycache__", "tests"))
-    for file in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
-        shutil.copy(CHECKOUT / file, source)
+    (source / "data").mkdir()
+    for file in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "CONTRIBUTING.md", "data/README.md"):
+        shutil.copy(CHECKOUT / file, source / file)
     here.mkdir()
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
     quietly = {"check": True, "capture_output": True, "text": True}
@@ -101,7 +102,8 @@ def test_installed_without_a_checkout_it_works_in_the_working_folder(tmp_path):
     assert sorted(path.name for path in here.iterdir()) == ["data", "outputs"]
     assert (here / "outputs" / "00_start_here" / "executed.ipynb").is_file()
     assert len(list((site / "reidlib" / "notebooks").glob("*.ipynb"))) == len(list(notebooks_dir().glob("*.ipynb")))
-    assert (site / "reidlib" / "py.typed").is_file()
+    for file in ("py.typed", "docs/index.md", "docs/data.md", "docs/contributing.md", "notebooks/images/chat.png"):
+        assert (site / "reidlib" / file).is_file()
 
 
 def test_a_copy_of_the_notebooks_writes_beside_its_folder(tmp_path, monkeypatch):
