@@ -22,10 +22,10 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 
 from reidlib.backbones.bert import TextEncoder, create_text_encoder
-from reidlib.backbones.clip import CLIP, create_clip
+from reidlib.backbones.clip import CLIP, Tokens, create_clip
 from reidlib.config import Config
 from reidlib.errors import ConfigError
 from reidlib.losses import cmpc, cmpm, diversity, hardest_ranking
@@ -41,7 +41,8 @@ class CFineConfig(Config):
     `lr` and `weight_decay` are those of the image tower; nothing else decays.
     """
 
-    text_encoder: str = "toy"  # a transformers encoder by name or folder, or one of backbones.bert.RANDOM
+    # A transformers encoder by name or folder, one of backbones.bert.RANDOM, or "clip": the backbone's own text tower.
+    text_encoder: str = "clip"
     text_length: int = 64  # tokens a caption is padded and cut to
     heads: int = 4  # of the refining block
     image_ratio: float = 0.3  # of the tokens, in each of the two groups
@@ -59,7 +60,7 @@ class CFineConfig(Config):
     fine_weight: float = 1.0  # of the fine-grained one
     cross_temperature: float = 0.07
     fine_temperature: float = 0.01
-    text_lr: float = 1e-3  # of the text encoder; the toy one starts from little more than random weights
+    text_lr: float = 1e-3  # of a text encoder that is not CLIP's own
     head_lr: float = 1e-3  # of everything else
 
     @classmethod
@@ -97,13 +98,13 @@ class CFineConfig(Config):
         return cls(
             augment="cfine",
             text_length=60,
-            epochs=1,
+            epochs=2,
             warmup_epochs=0.2,
-            batch_size=32,
+            batch_size=64,
             optimizer="adam",
-            lr=5e-5,  # a larger one fits the few training people and finds fewer of the others
+            lr=6e-4,
             weight_decay=0.0,
-            ranking_weight=1.0,  # the official sum, times 10, makes all tokens of a raw text encoder equal
+            ranking_weight=1.0,  # the official sum, times 10, makes all tokens equal
             ranking_reduction="mean",
         )
 
@@ -298,11 +299,17 @@ class CFine(Method):
             if getattr(config, field) not in allowed:
                 raise ConfigError(f"{field} should be one of {', '.join(allowed)} and is {getattr(config, field)!r}.")
         self.config, self.num_classes = config, num_classes
-        self.clip = _image_tower(clip or create_clip(config.backbone, config.image_size, config.pretrained))
-        self.bert = text or create_text_encoder(config.text_encoder, config.text_length, self.clip.image_width)
-        if self.clip.image_width != self.bert.width:
+        clip = clip or create_clip(config.backbone, config.image_size, config.pretrained)
+        self.project = text is None and config.text_encoder == "clip"  # into the space that both towers of CLIP share
+        self.clip = clip if self.project else _image_tower(clip)
+        if self.project:
+            self.bert = OwnWords(clip, config.text_length)
+        else:
+            self.bert = text or create_text_encoder(config.text_encoder, config.text_length, clip.image_width)
+        width = clip.embed_dim if self.project else clip.image_width
+        if width != self.bert.width:
             raise ConfigError(
-                f"CFine compares tokens of equal width; {config.backbone} gives {self.clip.image_width} and "
+                f"CFine compares tokens of equal width; {config.backbone} gives {width} and "
                 f"{config.text_encoder} {self.bert.width}."
             )
         self.head = Head(config, self.bert.width, num_classes)
@@ -318,7 +325,11 @@ class CFine(Method):
 
     def image_features(self, images: Tensor) -> Features:
         """(B, 3, H, W) -> branches and selected patches."""
-        return self.head.image(*self.clip.image_tokens(images, project=False, attention=True))
+        return self.head.image(*self.image_tokens(images))
+
+    def image_tokens(self, images: Tensor) -> Tokens:
+        """(B, 3, H, W) -> the image tower's tokens (B, L, D) and its last attention (B, L, L)."""
+        return self.clip.image_tokens(images, project=self.project, attention=True)
 
     def text_features(self, ids: Tensor) -> Features:
         """(B, L) -> branches and selected words."""
@@ -338,6 +349,51 @@ class CFine(Method):
             {"params": _trained(self.bert), "lr": config.text_lr, "weight_decay": 0.0},
             {"params": _trained(self.head), "lr": config.head_lr, "weight_decay": 0.0},
         ]
+
+
+class OwnWords(nn.Module):
+    """CLIP's text tower in the place of a BERT, for backbones that come with no other pre-trained text encoder.
+
+    The end token, which has seen all words, takes the place of [CLS] and comes first; the start token is left out, and
+    its id pads. Tokens are projected. The weights are the CLIP's: this module has none of its own.
+    """
+
+    def __init__(self, clip: CLIP, length: int):
+        super().__init__()
+        self._clip = [clip]  # in a list: not a part of it
+        self.length = min(length, clip.context_length - 1)
+        self.pad, *_, self.end = clip.tokenize(["a"])[0][:3].tolist()
+
+    @property
+    def width(self) -> int:
+        return self._clip[0].embed_dim
+
+    def tokenize(self, texts: list[str]) -> Tensor:
+        """Token ids (B, length): the end token, the words, padding."""
+        ids = self._clip[0].tokenize(texts)
+        last = ids.argmax(dim=1, keepdim=True)
+        ids = ids.masked_fill(torch.arange(ids.shape[1]) >= last, self.pad)
+        ids[:, 0] = self.end
+        return ids[:, : self.length]
+
+    def pieces(self, ids: Tensor) -> list[str]:
+        """What each of the token ids (L,) stands for."""
+        return self._clip[0].pieces(ids)
+
+    def forward(self, ids: Tensor) -> Tokens:
+        """(B, L) -> tokens (B, L, width), zero for padding, and the last layer's attention (B, L, L) over heads."""
+        length, padding = ids.shape[1], ids == self.pad
+        last = (~padding).sum(dim=1, keepdim=True)  # where the end token stands for CLIP
+        as_read = pad(ids, (0, 1), value=self.pad).scatter(1, last, self.end)
+        as_read[:, 0] = self.pad  # the start token
+        longest = int(last.max()) + 1  # what follows the end token changes nothing before it
+        tokens, attention = self._clip[0].text_tokens(as_read[:, :longest], attention=True)
+        places = torch.arange(length, device=ids.device).clamp(max=longest - 1).repeat(len(ids), 1)
+        places[:, :1] = last
+        tokens = tokens.gather(1, places[:, :, None].expand(-1, -1, tokens.shape[2]))
+        attention = attention.gather(1, places[:, :, None].expand(-1, -1, longest))
+        attention = attention.gather(2, places[:, None].expand(-1, length, -1))
+        return Tokens(tokens.masked_fill(padding[:, :, None], 0.0), attention.masked_fill(padding[:, None], 0.0))
 
 
 def _trained(module: nn.Module) -> list[nn.Parameter]:

@@ -122,6 +122,23 @@ def test_unknown_options_are_refused(field):
         build(**{field: "median"})
 
 
+def test_clips_own_text_tower_as_the_text_encoder():
+    """The end token is first and what CLIP would pool; nothing depends on padding; weights are there once."""
+    model = CFine(CFineConfig.preset("toy", backbone="toy-random"), 3).eval()
+    captions = ["a woman in a red coat", "a man, coat!(long)"]  # whose piece "!" has the id that CLIP pads with
+    ids = model.tokenize(captions)
+    tokens, attention = model.bert(ids)
+    assert tokens.shape == (2, 60, 96) and attention.shape == (2, 60, 60)
+    torch.testing.assert_close(tokens[:, 0], model.clip.encode_text(model.clip.tokenize(captions)))
+    n = int((ids[1] != model.bert.pad).sum())
+    assert model.bert.pieces(ids[1, 1:n]) == ["a", "man", ",", "coat", "!", "(", "long", ")"]
+    assert not attention[1, 0, n:].any() and attention[1, 0, :n].all()
+    torch.testing.assert_close(model.bert(ids[1:, :n]).tokens[0], tokens[1, :n])
+    assert len(list(model.bert.parameters())) == 0 and any(
+        name.startswith("clip.model.token") for name in model.state_dict()
+    )
+
+
 def test_text_encoder_that_is_not_at_hand_gives_one_sentence(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ReidError, match="no-such/encoder.*another machine"):
@@ -139,7 +156,7 @@ def test_long_captions_keep_their_end():
 def test_training_finds_people_and_its_model_loads_again(toy_root):
     data = load("toy", toy_root)
     torch.manual_seed(0)
-    config = CFineConfig.preset("toy", lr=3e-4, warmup_epochs=0.5)
+    config = CFineConfig.preset("toy", epochs=8)
     model = CFine(config, data.split("train")["pid"].nunique())
     encoder = Encoder(model, data_pixels(data, config.image_size))
     task = tasks(data, "train", ["text"])
