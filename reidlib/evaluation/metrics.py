@@ -26,6 +26,14 @@ class Ranks:
         """Which queries have a right picture in the gallery at all, (Q,) bool."""
         return self.first > 0
 
+    def examples(self) -> dict[str, int]:
+        """An easy, a median and a hard query: a tenth, half and nine tenths of the way through the queries in order of
+        their first right picture's rank (then of average precision), those without one left out."""
+        order = np.lexsort((-self.average_precision, self.first))
+        order = order[self.answerable[order]]
+        shares = {"easy": 0.1, "median": 0.5, "hard": 0.9}
+        return {name: int(order[int(share * (len(order) - 1))]) for name, share in shares.items()}
+
     def summary(self, ks: tuple[int, ...] = (1, 5, 10), unanswerable: str = "apart") -> dict[str, float]:
         """R@k, mAP, mINP in percent; the mean first rank counted from 1 (MFR) and from 0 (MFR0).
 

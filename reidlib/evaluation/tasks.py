@@ -51,26 +51,31 @@ class Task:
         )
 
     def ranking(self, encoder: Encoder, queries: Sequence[int], root: Path, k: int = 10) -> list[tuple]:
-        """For each of some queries what a figure of its ranking needs: (query, pictures, correct, scores), best first.
+        """For each of some queries what a figure of its ranking needs: (query, pictures, correct, scores, ranks).
 
-        The query is its words, its sketch, or (sketch, words); pictures are paths.
+        The query is its words, its sketch, or (sketch, words); pictures are paths, the `k` best first. Where none of
+        these is right, the best right one follows with its rank, from 1; ties count against it.
         """
-        part = self.subset(queries)
-        scores, rows = top_k(encoder.queries(part.queries), encoder.images(self.gallery), k + 1)
+        part = replace(self.subset(queries), questions=None)
+        asked, gallery = encoder.queries(part.queries), encoder.images(self.gallery)
+        first = part.rank(asked, gallery).first.tolist()
+        best, rows = top_k(asked, gallery, k + 1)
         found = []
         for number, query in enumerate(part.queries):
             own = -1 if part.sources is None else part.sources[number]
-            best = [
-                (row, score)
-                for row, score in zip(rows[number].tolist(), scores[number].tolist(), strict=True)
-                if row != own
-            ][:k]
+            shown = [pair for pair in zip(rows[number].tolist(), best[number].tolist(), strict=True) if pair[0] != own]
+            shown, ranks = shown[:k], list(range(1, len(shown[:k]) + 1))
+            right = [row for row in np.flatnonzero(self.gallery_pids == part.query_pids[number]) if row != own]
+            if right and not {row for row, _ in shown} & set(right):
+                score, place = (gallery[right].to(asked) @ asked[number]).max(dim=0)
+                shown.append((right[int(place)], float(score)))
+                ranks.append(first[number])
             words = query.text.strip() or " / ".join(answer for _, answer in query.turns)
             drawn = root / query.sketch if query.sketch else None
-            shown = (drawn, words) if drawn and words else drawn or words
-            pictures = [root / self.gallery[row] for row, _ in best]
-            correct = [bool(self.gallery_pids[row] == part.query_pids[number]) for row, _ in best]
-            found.append((shown, pictures, correct, [score for _, score in best]))
+            asked_with = (drawn, words) if drawn and words else drawn or words
+            pictures = [root / self.gallery[row] for row, _ in shown]
+            correct = [bool(self.gallery_pids[row] == part.query_pids[number]) for row, _ in shown]
+            found.append((asked_with, pictures, correct, [score for _, score in shown], ranks))
         return found
 
     def rank(self, queries: Tensor, gallery: Tensor) -> Ranks:

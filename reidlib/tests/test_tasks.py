@@ -15,6 +15,7 @@ from reidlib.data.batches import data_pixels
 from reidlib.errors import DataError, ReidError
 from reidlib.evaluation import (
     Encoder,
+    Ranks,
     best_rank_integral,
     evaluate,
     over_trials,
@@ -95,11 +96,23 @@ def test_evaluation_agrees_with_the_full_matrix(data, encoder):
 
 def test_a_ranking_for_a_figure(data, encoder):
     task = sketch_task(data, "test")
-    (query, pictures, correct, scores), _ = task.ranking(encoder, [3, 5], data.root, k=4)
-    assert query == data.root / task.queries[3].sketch
-    assert len(pictures) == len(correct) == len(scores) == 4
-    assert data.root / task.gallery[task.sources[3]] not in pictures
-    assert scores == sorted(scores, reverse=True)
+    found = evaluate(encoder, [task])[1]["s2i"]
+    near, far = int(found.first.argmin()), int(found.first.argmax())
+    for query, first in ((near, found.first[near]), (far, found.first[far])):
+        [(asked, pictures, correct, scores, ranks)] = task.ranking(encoder, [query], data.root, k=4)
+        assert asked == data.root / task.queries[query].sketch
+        assert ranks == ([1, 2, 3, 4] if first <= 4 else [1, 2, 3, 4, first]), "the first right one stands at the end"
+        assert len(pictures) == len(correct) == len(scores) == len(ranks) and correct.index(True) == ranks.index(first)
+        assert data.root / task.gallery[task.sources[query]] not in pictures
+        assert scores == sorted(scores, reverse=True)
+    assert found.first[far] > 4
+
+
+def test_examples_are_at_fixed_places_of_the_queries_in_order(data, encoder):
+    first = np.array([3, 0, 1, 2, 9, 4, 5, 6, 7, 8, 10, 1])
+    found = Ranks(first, np.where(np.arange(12) == 11, 0.9, 0.1), np.zeros(12))
+    assert found.examples() == {"easy": 2, "median": 6, "hard": 4}
+    assert Ranks(*np.ones((3, 1))).examples() == {"easy": 0, "median": 0, "hard": 0}
 
 
 def test_sketches_of_people(toy_root):

@@ -2,19 +2,22 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from reidlib.evaluation import Encoder, Ranks, Task
 from reidlib.viz.style import WIDTH, Picture, figure, shape, show, wrapped
 
 RIGHT, WRONG, UNKNOWN = "#1a7f37", "#c4262e", "#b0b0b0"
 Query = str | Picture | tuple[Picture, str]  # a string is words; give a picture in a file as a Path
-Ranking = tuple[Sequence[Picture], Sequence[bool] | None, Sequence[float] | None]  # pictures, correct, scores
+Ranking = tuple  # (pictures, correct, scores, ranks), as of `ranked_list`
 SIDE = 2.6  # inches beside the pictures, for the query's words
 ROOM = 0.56  # inches of each row for rank and score
 LINE = 0.155  # inches from one line of words to the next
+GAP = 0.3  # pictures' widths, where some are left out
 
 
 @figure
@@ -65,28 +68,32 @@ def ranked_lists(rows: Sequence[tuple], title: str = "", names: Sequence[str] = 
         drawn, words = _parts(query)
         side, lines = sheet.side(number), int((sheet.height - ROOM) / LINE)
         if names:
-            side.text(0, 1, names[number], va="top", fontsize=9, weight="bold", color="#555555")
+            name = wrapped(names[number], 36 if drawn is None else 18, 2)
+            side.text(0, 1, name, va="top", fontsize=9, weight="bold", color="#555555")
         if drawn is not None:
             _show_drawn(side, drawn)
         if words:
             text = f"“{wrapped(words, 36 if drawn is None else 20, lines - bool(names))}”"
             side.text(0, 0.5 - 0.4 * bool(names) / lines, text, va="center", fontsize=8.5)
-        _show_ranking(sheet.places(number, len(pictures)), pictures, correct, scores, ranks)
+        _show_ranking(sheet.places(number, len(pictures), ranks), pictures, correct, scores, ranks)
     return sheet.figure
 
 
-def easy_median_hard(task, found, encoder, root, k: int = 8, title: str = "", models: str = "") -> Figure:
-    """The rankings of an easy, a median and a hard query of an `evaluation.Task`, chosen by a rule that is said.
+def easy_median_hard(
+    task: Task, found: Ranks, encoder: Encoder, root: Path, k: int = 8, title: str = "", ranked_by: str = ""
+) -> Figure:
+    """The rankings of an easy, a median and a hard query, chosen by the rule of `Ranks.examples`, which is said.
 
-    Queries are put in order of the rank of their first right picture, `found` (`evaluation.Ranks`); shown are those
-    that a tenth, half and nine tenths of the queries do at least as well as. Where no right picture is among the first
-    `k`, it follows with its rank. `models` says whose ranks they are, where not the encoder's.
+    Where no right picture is among the first `k`, the best right one follows with its rank. `ranked_by` names the
+    model of `found`, where it is not the encoder's.
     """
     chosen = found.examples()
     rows = task.ranking(encoder, list(chosen.values()), root, k)
-    whose = f" for {models}" if models else ""
-    rule = f"queries with as many above them as named, in order of the first right picture's rank{whose}"
-    return ranked_lists(rows, f"{title}\n{rule}" if title else rule, list(chosen))
+    names = []
+    for name, (_, _, correct, _, ranks) in zip(chosen, rows, strict=True):
+        names.append(f"{name}: right at rank {ranks[correct.index(True)]:,}")
+    rule = f"The queries at 10, 50 and 90 percent, in order of the first right picture's rank{ranked_by and ' with '}"
+    return ranked_lists(rows, f"{title}\n{rule}{ranked_by}".strip(), names)
 
 
 @figure
@@ -95,14 +102,14 @@ def compare_methods(query: Query, rankings: Mapping[str, Ranking], title: str = 
     drawn, words = _parts(query)
     lines = [title] * bool(title) + [f"“{wrapped(words, 110, 4)}”"] * bool(words)
     sheet = _Sheet([pictures for pictures, *_ in rankings.values()], "\n".join(lines))
-    for number, (method, (pictures, correct, scores)) in enumerate(rankings.items()):
+    for number, (method, (pictures, correct, *more)) in enumerate(rankings.items()):
         side = sheet.side(number)
         if drawn is not None and number == 0:
             _show_drawn(side, drawn)
-        found = wrapped(_first_right(correct), 20, 2)
+        found = wrapped(_first_right(correct, *more[1:]), 20, 2)
         side.text(0, 0.52, wrapped(method, 17, 3), va="bottom", fontsize=10.5, weight="bold")
         side.text(0, 0.46, found, va="top", fontsize=8, color="#555555")
-        _show_ranking(sheet.places(number, len(pictures)), pictures, correct, scores)
+        _show_ranking(sheet.places(number, len(pictures), *more[1:]), pictures, correct, *more)
     return sheet.figure
 
 
@@ -118,8 +125,8 @@ def dialogue_ranking(
     `ranks` are the 1-based ranks of the first right picture, which may lie beyond the ones shown.
     """
     sheet = _Sheet([pictures for pictures, *_ in rankings], title, least=11 * LINE)
-    for number, ((question, answer), (pictures, correct, scores)) in enumerate(zip(turns, rankings, strict=True)):
-        found = _first_right(correct) if ranks is None else f"first right one at rank {ranks[number]:,}"
+    for number, ((question, answer), (pictures, correct, *more)) in enumerate(zip(turns, rankings, strict=True)):
+        found = _first_right(correct, *more[1:]) if ranks is None else f"first right one at rank {ranks[number]:,}"
         side, y = sheet.side(number), 1.0
         for text, look in (
             (f"Turn {number + 1}", {"weight": "bold"}),
@@ -129,7 +136,7 @@ def dialogue_ranking(
         ):
             side.text(0, y, text, va="top", fontsize=8.5, **look)
             y -= (text.count("\n") + 1.3) * LINE / (sheet.height - ROOM)
-        _show_ranking(sheet.places(number, len(pictures)), pictures, correct, scores)
+        _show_ranking(sheet.places(number, len(pictures), *more[1:]), pictures, correct, *more)
     return sheet.figure
 
 
@@ -137,20 +144,22 @@ class _Sheet:
     """A figure of rows, laid out in inches: words on the left, ranked pictures on the right."""
 
     def __init__(self, rows: Sequence[Sequence[Picture]], title: str, least: float = 1.0):
-        self.slot = (WIDTH - SIDE) / max(5, *map(len, rows))
+        self.slot = (WIDTH - SIDE) / (max(5, *map(len, rows)) + GAP)
         self.height = max(least, self.slot * 0.92 * max(map(shape, rows))) + ROOM
-        self.head = 0.24 * (title.count("\n") + 1) + 0.1 if title else 0.0
+        self.head = 0.34 + 0.2 * title.count("\n") if title else 0.0
         self.figure = plt.figure(figsize=(WIDTH, self.head + self.height * len(rows)))
-        if title:
-            self.figure.suptitle(title, x=0.01, y=1 - 0.08 / self.figure.get_figheight(), ha="left", va="top")
+        first, _, more = title.partition("\n")
+        self.figure.suptitle(first, x=0.01, y=1 - 0.08 / self.figure.get_figheight(), ha="left", va="top")
+        self.figure.text(0.01, 1 - 0.34 / self.figure.get_figheight(), more, va="top", fontsize=9, color="#555555")
 
     def side(self, row: int) -> Axes:
         axes = self._axes(row, 0.1, SIDE - 0.3)
         axes.axis("off")
         return axes
 
-    def places(self, row: int, count: int) -> list[Axes]:
-        return [self._axes(row, SIDE + i * self.slot, self.slot * 0.92) for i in range(count)]
+    def places(self, row: int, count: int, ranks: Sequence[int] | None = None) -> list[Axes]:
+        left_out = [ranks is not None and ranks[i] > ranks[0] + i for i in range(count)]
+        return [self._axes(row, SIDE + (i + GAP * left_out[i]) * self.slot, self.slot * 0.92) for i in range(count)]
 
     def _axes(self, row: int, left: float, width: float) -> Axes:
         whole = self.figure.get_figheight()
@@ -174,7 +183,7 @@ def _show_ranking(places: list[Axes], pictures, correct=None, scores=None, ranks
         show(axes, picture, colour, 0.8 if correct is None else 3)
         axes.set_title(f"{mark}{rank:,}", color="black" if correct is None else colour, pad=3, weight="bold")
         if number and rank > ranks[number - 1] + 1:
-            axes.text(-0.1, 0.5, "…", transform=axes.transAxes, ha="center", va="center", fontsize=13, weight="bold")
+            axes.text(-0.21, 0.5, "…", transform=axes.transAxes, ha="center", va="center", fontsize=13, weight="bold")
         if scores is not None:
             axes.set_xlabel(f"{float(scores[number]):.3f}", fontsize=8, labelpad=3)
 
@@ -186,8 +195,9 @@ def _show_drawn(side: Axes, drawn: Picture) -> None:
     inset.set_title("query", pad=3)
 
 
-def _first_right(correct: Sequence[bool] | None) -> str:
+def _first_right(correct: Sequence[bool] | None, ranks: Sequence[int] | None = None) -> str:
     if correct is None:
         return ""
-    ranks = [rank for rank, right in enumerate(correct, start=1) if right]
-    return f"first right one at rank {ranks[0]}" if ranks else f"none right among the first {len(correct)}"
+    ranks = range(1, len(correct) + 1) if ranks is None else ranks
+    right = [rank for rank, is_right in zip(ranks, correct, strict=True) if is_right]
+    return f"first right one at rank {right[0]:,}" if right else f"none right among the first {len(correct)}"
