@@ -10,7 +10,11 @@ TRAVELS = {
     "notebooks/images": "notebooks/images/*.png",
     "docs": "docs/*.md",
 }
-RENAMED = {"docs/data.md": "data/README.md", "docs/contributing.md": "CONTRIBUTING.md"}
+RENAMED = {
+    "docs/data.md": "data/README.md",
+    "docs/runs.md": "outputs/README.md",
+    "docs/contributing.md": "CONTRIBUTING.md",
+}
 
 
 class WithNotebooks(build_py):

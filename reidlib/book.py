@@ -17,7 +17,8 @@ from reidlib.runner import Notebook, notebooks
 
 # Titles of the course's parts, by the first digit of their notebooks
 PARTS = {"0": "Begin", "1": "The methods", "2": "Results", "3": "Search", "4": "Cost"}
-PROSE = {"data.md": "data/README.md", "contributing.md": "CONTRIBUTING.md"}  # pages that lie elsewhere in a checkout
+# Pages that lie elsewhere in a checkout
+PROSE = {"data.md": "data/README.md", "runs.md": "outputs/README.md", "contributing.md": "CONTRIBUTING.md"}
 NOT_RUN = "*Not executed yet; `reid run {}` and then `reid book` show its figures here.*"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -119,11 +120,12 @@ def write_sources(folder: Path) -> None:
     """The pages as Sphinx reads them: prose, notebooks, results, package."""
     (folder / "static").mkdir(parents=True)
     (folder / "static" / "book.css").write_text(CSS)
-    prose = CHECKOUT / "docs" if in_checkout() else PACKAGE / "docs"
-    shutil.copytree(prose, folder, dirs_exist_ok=True)
-    for name, path in PROSE.items():
-        if in_checkout() and (CHECKOUT / path).is_file():
-            shutil.copyfile(CHECKOUT / path, folder / name)
+    docs = CHECKOUT / "docs" if in_checkout() else PACKAGE / "docs"
+    pages = {path.name: path for path in docs.glob("*.md")}
+    if in_checkout():
+        pages |= {name: CHECKOUT / path for name, path in PROSE.items()}
+    for name, path in pages.items():
+        (folder / name).write_text(_flat(path.read_text(encoding="utf-8")), encoding="utf-8")
     if (notebooks_dir() / "images").is_dir():
         shutil.copytree(notebooks_dir() / "images", folder / "images")
     course = notebooks()
@@ -131,13 +133,15 @@ def write_sources(folder: Path) -> None:
         (folder / notebook.path.name).write_text(json.dumps(_page(notebook)), encoding="utf-8")
     (folder / "results.md").write_text(_results(), encoding="utf-8")
     _write_api(folder / "api")
-    index = folder / "index.md"
-    pictures = {path.name for path in (folder / "images").glob("*")} if (folder / "images").is_dir() else set()
-    text = "".join(
-        line for line in index.read_text(encoding="utf-8").splitlines(keepends=True)
-        if (image := re.match(r"!\[.*\]\(images/(.+)\)", line)) is None or image[1] in pictures
-    )  # fmt: skip
-    index.write_text(text + _contents(folder, [notebook.stem for notebook in course]), encoding="utf-8")
+    with (folder / "index.md").open("a", encoding="utf-8") as index:
+        index.write(_contents(folder, [notebook.stem for notebook in course]))
+
+
+def _flat(text: str) -> str:
+    """Prose with its links as they are in the book, where all pages lie beside each other."""
+    for name, path in PROSE.items():
+        text = re.sub(rf"\]\((?:\.\./)?{re.escape(path)}", f"]({name}", text)
+    return re.sub(r"\]\((?:\.\./)?(?:notebooks|docs)/", "](", text)
 
 
 def _page(notebook: Notebook) -> dict:
@@ -165,7 +169,7 @@ def _contents(folder: Path, stems: list[str]) -> str:
     """The tables of contents below the front page: the course by its parts, then what is around it."""
     parts = {title: [stem for stem in stems if stem[0] == digit] for digit, title in PARTS.items()}
     parts["Results"] = [*parts["Results"], "results"]
-    around = ["data", *sorted(path.stem for path in folder.glob("*.md")), "api/index"]
+    around = ["running", "data", "searching", *sorted(path.stem for path in folder.glob("*.md")), "api/index"]
     taken = {"index", *(stem for part in parts.values() for stem in part)}
     parts["Reference"] = [name for name in dict.fromkeys(around) if name not in taken and _exists(folder, name)]
     trees = (f"```{{toctree}}\n:hidden:\n:caption: {title}\n\n" + "\n".join(names) for title, names in parts.items())

@@ -84,8 +84,9 @@ def test_installed_without_a_checkout_it_works_in_the_working_folder(tmp_path):
     source, site, here = tmp_path / "source", tmp_path / "site", tmp_path / "here"
     for part in ("reidlib", "notebooks", "docs"):
         shutil.copytree(CHECKOUT / part, source / part, ignore=shutil.ignore_patterns("__pycache__", "tests"))
-    (source / "data").mkdir()
-    for file in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "CONTRIBUTING.md", "data/README.md"):
+    files = ["pyproject.toml", "setup.py", "README.md", "LICENSE", "CONTRIBUTING.md"]
+    for file in [*files, "data/README.md", "outputs/README.md"]:
+        (source / file).parent.mkdir(exist_ok=True)
         shutil.copy(CHECKOUT / file, source / file)
     here.mkdir()
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
