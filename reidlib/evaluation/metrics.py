@@ -10,6 +10,7 @@ from torch import Tensor
 from reidlib.errors import ReidError
 
 QUERY_BLOCK, GALLERY_BLOCK = 512, 16_384  # 32 MB of float32 similarities at a time, however large the gallery
+DRAWN = 1_000_000  # random numbers held at a time by a test of significance: 16 MB
 
 
 @dataclass
@@ -160,9 +161,10 @@ def bootstrap_interval(
     values: np.ndarray, level: float = 0.95, draws: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean of `values` (Q,) over queries."""
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), size=draws)
-    means = weights @ np.asarray(values, dtype=float) / len(values)
+    rng, values = np.random.default_rng(seed), np.asarray(values, dtype=float)
+    evenly = np.full(len(values), 1 / len(values))
+    means = [rng.multinomial(len(values), evenly, size=n) @ values for n in _shares(draws, len(values))]
+    means = np.concatenate(means) / len(values)
     return tuple(np.quantile(means, [(1 - level) / 2, (1 + level) / 2]))
 
 
@@ -176,6 +178,13 @@ def paired_test(a: np.ndarray, b: np.ndarray, draws: int = 10_000, seed: int = 0
     difference = difference[difference != 0]
     if not len(difference):
         return 1.0
-    signs = np.random.default_rng(seed).choice((-1.0, 1.0), size=(draws, len(difference)))
-    flipped = np.abs(signs @ difference)
-    return float((1 + (flipped >= abs(difference.sum()) - 1e-12).sum()) / (draws + 1))
+    rng = np.random.default_rng(seed)
+    shares = _shares(draws, len(difference))
+    flipped = [np.abs(rng.choice((-1.0, 1.0), size=(n, len(difference))) @ difference) for n in shares]
+    return float((1 + (np.concatenate(flipped) >= abs(difference.sum()) - 1e-12).sum()) / (draws + 1))
+
+
+def _shares(draws: int, n_queries: int) -> list[int]:
+    """`draws` in shares of about `DRAWN` random numbers: all at once they take 0.16 MB a query."""
+    share = max(1, DRAWN // n_queries)
+    return [min(share, draws - start) for start in range(0, draws, share)]

@@ -1,5 +1,7 @@
 """Ranking and its metrics: worked by hand, against a full sort, against scikit-learn."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -92,6 +94,25 @@ def test_top_k_in_blocks(monkeypatch):
     assert torch.equal(index, full.indices)
     torch.testing.assert_close(scores, full.values)
     assert top_k(queries, gallery, 99)[0].shape == (5, 40)
+
+
+@pytest.mark.parametrize("measure", [bootstrap_interval, lambda values: paired_test(values, values.mean())])
+def test_memory_of_a_test_does_not_grow_with_the_queries(measure):
+    """Of CUHK-PEDES' 6,156 queries; all draws at once took 985 MB in the paired test, 197 MB in the interval."""
+    values = np.random.default_rng(0).random(6_156)
+    tracemalloc.start()
+    try:
+        measure(values)
+        assert tracemalloc.get_traced_memory()[1] < 40e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_draws_are_the_same_in_shares(monkeypatch):
+    a, b = np.random.default_rng(0).random((2, 50))
+    at_once = bootstrap_interval(a), paired_test(a, b)
+    monkeypatch.setattr(metrics, "DRAWN", 70)
+    assert bootstrap_interval(a) == pytest.approx(at_once[0]) and paired_test(a, b) == at_once[1]
 
 
 def test_bootstrap_and_paired_test():
