@@ -1,5 +1,6 @@
 """The face every method shows: it embeds pictures and queries, gives its losses, and names its learning rates."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -19,6 +20,7 @@ from reidlib.query import Picture, Query, Turn
 
 # Rocchio's weights of the likes and dislikes against a query of weight 1, as in the SMART system.
 LIKED, DISLIKED = 0.75, 0.15
+MAX_LOG_SCALE = math.log(100)
 
 
 class Method(nn.Module):
@@ -88,14 +90,9 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
-    def parameter_groups(self, config: Config) -> list[dict[str, Any]]:
-        """Optimiser groups, each {params, lr, weight_decay}. By default no decay on vectors and scalars."""
-        matrices = [p for p in self.parameters() if p.requires_grad and p.ndim >= 2]
-        vectors = [p for p in self.parameters() if p.requires_grad and p.ndim < 2]
-        return [
-            {"params": matrices, "lr": config.lr, "weight_decay": config.weight_decay},
-            {"params": vectors, "lr": config.lr, "weight_decay": 0.0},
-        ]
+    def rate_of(self, name: str, parameter: nn.Parameter, config: Config) -> tuple[float, float]:
+        """Learning rate and weight decay of a parameter. By default vectors and scalars do not decay."""
+        return config.lr, config.weight_decay if parameter.ndim >= 2 else 0.0
 
     # -- queries ---------------------------------------------------------------------------------------------------
 
@@ -185,6 +182,15 @@ class Method(nn.Module):
 
     # -- training --------------------------------------------------------------------------------------------------
 
+    def parameter_groups(self, config: Config) -> list[dict[str, Any]]:
+        """The optimiser's groups of what is trained, each {params, lr, weight_decay}, by `rate_of`."""
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                groups.setdefault(self.rate_of(name, parameter, config), []).append(parameter)
+        groups = dict(sorted(groups.items(), key=lambda group: group[0][0] != config.lr))  # logs tell the first one's
+        return [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()]
+
     def gather(self, features: Tensor) -> Tensor:
         """The features of all processes, (B, ...) -> (processes * B, ...), with gradients; training installs it."""
         return features
@@ -197,6 +203,16 @@ class Method(nn.Module):
 
 
 _A = {"text": "a text", "turns": "a dialogue", "sketch": "a sketch"}
+
+
+def learnt_scale(logit_scale: nn.Parameter) -> Tensor:
+    """exp(logit_scale), at most 100 as in CLIP: the parameter itself is held there.
+
+    Clamping what is returned would give no gradient at 100, which is where CLIP's own scale stands: it could not learn.
+    """
+    with torch.no_grad():
+        logit_scale.clamp_(max=MAX_LOG_SCALE)
+    return logit_scale.exp()
 
 
 def added(features: Sequence[Tensor]) -> Tensor:

@@ -156,7 +156,7 @@ class Head(nn.Module):
 
     def identity(self, image: Features, text: Features, pids: Tensor) -> Tensor:
         """½ [CE(image) + CE(text)] of one classifier on both global features."""
-        return sum(cross_entropy(self.classifier(x.whole).float(), pids) for x in (image, text)) / 2
+        return sum(cross_entropy(self.classifier(x.whole.float()), pids) for x in (image, text)) / 2
 
     @staticmethod
     def embedding(features: Features) -> Tensor:
@@ -304,20 +304,25 @@ class CFFA(Method):
         image, text = self.head.image(*image_tokens), self.head.text(*text_tokens, ids)
         with torch.autocast(self.device.type, enabled=False):
             losses = self.head.alignment(self._gathered(image), self._gathered(text), self.gather(pids))
-        if config.id_weight:
-            losses["id"] = config.id_weight * self.head.identity(image, text, pids)
+            if config.id_weight:
+                losses["id"] = config.id_weight * self.head.identity(image, text, pids)
         if config.mlm_weight:
             hidden = text_tokens if config.share_masked else self.clip.text_tokens(masked)
             losses["mlm"] = config.mlm_weight * self.head.reasoning(hidden.tokens, image_tokens.tokens, labels)
         return losses
 
-    def parameter_groups(self, config: CFFAConfig) -> list[dict[str, Any]]:
-        """Groups by learning rate and weight decay, by `group_of` on each parameter's name."""
-        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                groups.setdefault(group_of(name, config), []).append(parameter)
-        return [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()]
+    def rate_of(self, name: str, parameter: nn.Parameter, config: CFFAConfig) -> tuple[float, float]:
+        """By name, as the official code has it. A later rule wins: a cross-modal bias is a bias first."""
+        lr, decay = config.lr, config.weight_decay
+        if "cross" in name:
+            lr = config.lr * config.cross_lr
+        if "bias" in name:
+            lr, decay = config.lr * config.bias_lr, 0.0
+        if "classifier" in name or "mlm_head" in name:
+            lr = config.lr * config.cross_lr
+        if "_local." in name:
+            lr = config.local_lr
+        return lr, decay
 
     def _image_tokens(self, images: Tensor):
         return self.clip.image_tokens(images, attention=bool(self.config.local_dim))
@@ -331,17 +336,3 @@ class CFFA(Method):
 
     def _gathered(self, features: Features) -> Features:
         return Features(*(None if tensor is None else self.gather(tensor) for tensor in features))
-
-
-def group_of(name: str, config: CFFAConfig) -> tuple[float, float]:
-    """Learning rate and weight decay of a parameter. A later rule wins: a cross-modal bias is a bias first."""
-    lr, decay = config.lr, config.weight_decay
-    if "cross" in name:
-        lr = config.lr * config.cross_lr
-    if "bias" in name:
-        lr, decay = config.lr * config.bias_lr, 0.0
-    if "classifier" in name or "mlm_head" in name:
-        lr = config.lr * config.cross_lr
-    if "_local." in name:
-        lr = config.local_lr
-    return lr, decay

@@ -342,13 +342,11 @@ class CFine(Method):
             gathered = (Features(*(self.gather(tensor) for tensor in features)) for features in (image, text))
             return self.head.losses(*gathered, self.gather(batch["pids"]))
 
-    def parameter_groups(self, config: CFineConfig) -> list[dict[str, Any]]:
+    def rate_of(self, name: str, parameter: nn.Parameter, config: CFineConfig) -> tuple[float, float]:
         """The image tower, the text encoder and the head, each at its own rate; only the image tower decays."""
-        return [
-            {"params": _trained(self.clip), "lr": config.lr, "weight_decay": config.weight_decay},
-            {"params": _trained(self.bert), "lr": config.text_lr, "weight_decay": 0.0},
-            {"params": _trained(self.head), "lr": config.head_lr, "weight_decay": 0.0},
-        ]
+        if name.startswith("clip."):
+            return config.lr, config.weight_decay
+        return config.text_lr if name.startswith("bert.") else config.head_lr, 0.0
 
 
 class OwnWords(nn.Module):
@@ -394,10 +392,6 @@ class OwnWords(nn.Module):
         attention = attention.gather(1, places[:, :, None].expand(-1, -1, longest))
         attention = attention.gather(2, places[:, None].expand(-1, length, -1))
         return Tokens(tokens.masked_fill(padding[:, :, None], 0.0), attention.masked_fill(padding[:, None], 0.0))
-
-
-def _trained(module: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
 def _image_tower(clip: CLIP) -> CLIP:

@@ -3,14 +3,15 @@
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from reidlib.backbones import CLIP, create_clip
 from reidlib.config import Config
 from reidlib.errors import ConfigError
 from reidlib.losses import both_ways, identity_targets, itc, sdm
-from reidlib.methods.base import Method
+from reidlib.methods.base import Method, learnt_scale
 
 
 @dataclass
@@ -19,7 +20,9 @@ class ClipConfig(Config):
 
     loss: str = "sdm"  # or "itc"
     views: tuple[str, ...] = ("text",)  # of "text" and "sketch": what photos are aligned with
-    temperature: float = 0.02  # fixed for SDM as in IRRA; ITC learns CLIP's own scale
+    temperature: float = 0.02  # as in IRRA; 0: CLIP's own, which is learnt
+    bias_lr: float = 1.0  # times lr
+    decay_vectors: bool = False  # norms decay, too; biases never do
 
     @classmethod
     def paper(cls) -> "ClipConfig":
@@ -36,6 +39,8 @@ class ClipConfig(Config):
             lr=1e-5,
             eps=1e-3,
             weight_decay=4e-5,
+            bias_lr=2.0,
+            decay_vectors=True,
             schedule_every="epoch",
             warmup_epochs=5,
             workers=8,
@@ -43,7 +48,16 @@ class ClipConfig(Config):
 
     @classmethod
     def toy(cls) -> "ClipConfig":
-        return cls(loss="itc", augment="cfine", epochs=2, warmup_epochs=0.2, batch_size=64, lr=6e-4, weight_decay=0.05)
+        return cls(
+            loss="itc",
+            temperature=0.0,
+            augment="cfine",
+            epochs=2,
+            warmup_epochs=0.2,
+            batch_size=64,
+            lr=6e-4,
+            weight_decay=0.05,
+        )
 
 
 class Clip(Method):
@@ -63,6 +77,7 @@ class Clip(Method):
             )
         self.config = config
         self.clip = clip or create_clip(config.backbone, config.image_size, config.pretrained)
+        self.clip.logit_scale.requires_grad_(not config.temperature)
         self.reads = self.trains_on = tuple(part for part in ("text", "sketch") if part in config.views)
 
     def tokenize(self, texts: list[str]) -> Tensor:
@@ -88,13 +103,16 @@ class Clip(Method):
             views["t2i"] = self.embed_text(batch["text"])
         if "sketch" in self.config.views:
             views["s2i"] = self.embed_sketch(batch["sketch"])
-        all_photos, pids = self.gather(photos), self.gather(batch["pids"])
-        targets = identity_targets(pids)
-        loss, scale = (sdm, 1 / self.config.temperature) if self.config.loss == "sdm" else (itc, self._scale())
-        return {
-            name: both_ways(loss, scale * self.gather(features) @ all_photos.T, targets)
-            for name, features in views.items()
-        }
+        loss = {"sdm": sdm, "itc": itc}[self.config.loss]
+        with torch.autocast(self.device.type, enabled=False):  # bf16 would leave 256 similarities 93 values
+            scale = 1 / self.config.temperature if self.config.temperature else learnt_scale(self.clip.logit_scale)
+            all_photos, targets = self.gather(photos), identity_targets(self.gather(batch["pids"]))
+            return {
+                name: both_ways(loss, scale * self.gather(features) @ all_photos.T, targets)
+                for name, features in views.items()
+            }
 
-    def _scale(self) -> Tensor:
-        return self.clip.logit_scale.exp().clamp(max=100)
+    def rate_of(self, name: str, parameter: nn.Parameter, config: ClipConfig) -> tuple[float, float]:
+        if "bias" in name:
+            return config.lr * config.bias_lr, 0.0
+        return config.lr, config.weight_decay if parameter.ndim >= 2 or config.decay_vectors else 0.0

@@ -17,13 +17,12 @@ from reidlib.data.dialogues import CAPTION_QUESTIONS, SYSTEM, Dialogue, clean_ca
 from reidlib.data.transforms import CLIP as CLIP_STATISTICS
 from reidlib.errors import ConfigError
 from reidlib.losses import both_ways, identity_targets, itc, sdm
-from reidlib.methods.base import Method
+from reidlib.methods.base import Method, learnt_scale
 from reidlib.weights import load_state
 
 MODES = ("global", "local", "all")
 REDUCTIONS = ("avg", "max", "min", "lsp_max", "lsp_min")
 SDM_EPS = 1e-6
-MAX_SCALE = math.log(100)
 
 
 @dataclass
@@ -304,7 +303,7 @@ class DiaNA(Method):
         labels = self.gather(batch[self.config.match_by])
         with torch.autocast(self.device.type, enabled=False):  # similarities in float32
             targets = identity_targets(labels)
-            scale = self.logit_scale.clamp(max=MAX_SCALE).exp()
+            scale = learnt_scale(self.logit_scale)
             image, text = (normalize(self.gather(side.pooled).float(), dim=-1) for side in (images, texts))
             losses = self._matching(scale * text @ image.T, targets, 1.0, "")
             if refine:
@@ -320,18 +319,12 @@ class DiaNA(Method):
             losses[f"{prefix}sdm"] = weight * self.config.sdm_weight * matched
         return losses
 
-    def parameter_groups(self, config: DianaConfig) -> list[dict[str, Any]]:
-        """Towers and the rest, each with and without decay; the temperature decays, as in the official training."""
-        groups = []
-        for ours, lr in ((False, config.lr), (True, config.head_lr * config.lr)):
-            named = [(n, p) for n, p in self.named_parameters() if p.requires_grad and ours != n.startswith("towers.")]
-            decayed = [p for n, p in named if p.ndim >= 2 or n == "logit_scale"]
-            plain = [p for n, p in named if p.ndim < 2 and n != "logit_scale"]
-            groups += [
-                {"params": decayed, "lr": lr, "weight_decay": config.weight_decay},
-                {"params": plain, "lr": lr, "weight_decay": 0.0},
-            ]
-        return [group for group in groups if group["params"]]
+    def rate_of(self, name: str, parameter: nn.Parameter, config: DianaConfig) -> tuple[float, float]:
+        """Towers and the rest at their rates. The temperature decays, nothing called a bias does, as the official code
+        has it: Swin's weights of the position bias are called so, too."""
+        lr = config.lr if name.startswith("towers.") else config.lr * config.head_lr
+        decays = "bias" not in name and (parameter.ndim >= 2 or name == "logit_scale")
+        return lr, config.weight_decay if decays else 0.0
 
     def start_from(self, state: dict[str, Tensor], source: object = "the checkpoint") -> None:
         """Takes the weights of the first stage, without a refiner if this model has none; where the first stage had

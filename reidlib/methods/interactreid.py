@@ -15,7 +15,7 @@ from reidlib.data.dialogues import clean_caption
 from reidlib.data.transforms import IMAGENET
 from reidlib.errors import CheckpointError, ConfigError
 from reidlib.losses import identity_targets, infonce, nitc, ritc
-from reidlib.methods.base import Method
+from reidlib.methods.base import Method, learnt_scale
 
 PLACEHOLDER = "*"
 PROMPT = "a photo of *"
@@ -51,6 +51,7 @@ class AdaptConfig(Config):
             lr=1e-4,
             warmup_epochs=1,
             warmup_from=1e-6 / 1e-4,
+            warmup_shape="linspace",
             end_factor=5e-6 / 1e-4,
             betas=(0.9, 0.98),
             eps=1e-8,
@@ -103,6 +104,7 @@ class InvertConfig(Config):
             lr=1e-5,
             warmup_epochs=5,
             warmup_from=1e-6 / 1e-5,
+            warmup_shape="linspace",
             end_factor=5e-6 / 1e-5,
             betas=(0.9, 0.98),
             eps=1e-8,
@@ -166,7 +168,7 @@ class _SketchAndWords(Method):
         return self.clip.encode_image(torch.cat([batch["images"], batch["sketch"]])).float().chunk(2)
 
     def _scale(self) -> Tensor:
-        return self.clip.logit_scale.exp().clamp(max=100)
+        return learnt_scale(self.clip.logit_scale)
 
 
 class InteractReIDAdapt(_SketchAndWords):
@@ -230,13 +232,9 @@ class InteractReIDInvert(_SketchAndWords):
         pseudo_text = self.embed_pseudo_text(self.mapping(sketches))
         return inversion_losses(*map(self.gather, (photos, sketches, pseudo_text)), self._scale())
 
-    def parameter_groups(self, config: Config) -> list[dict[str, Any]]:
-        """The base class's groups, with those of the mapping at `mapping_lr` times the learning rate."""
-        mapping = set(self.mapping.parameters())
-        groups = super().parameter_groups(config)
-        rest = [group | {"params": [p for p in group["params"] if p not in mapping]} for group in groups]
-        own = [group | {"params": [p for p in group["params"] if p in mapping]} for group in groups]
-        return rest + [group | {"lr": group["lr"] * self.config.mapping_lr} for group in own]
+    def rate_of(self, name: str, parameter: nn.Parameter, config: Config) -> tuple[float, float]:
+        lr, decay = super().rate_of(name, parameter, config)
+        return lr * config.mapping_lr if name.startswith("mapping.") else lr, decay
 
     # -- pseudo-words ----------------------------------------------------------------------------------------------
 

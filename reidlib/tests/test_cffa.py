@@ -10,7 +10,7 @@ from reidlib.data.batches import data_pixels
 from reidlib.errors import ConfigError
 from reidlib.evaluation import Encoder, evaluate, tasks
 from reidlib.methods import cffa
-from reidlib.methods.cffa import CFFA, CFFAConfig, group_of, select_patches, select_words
+from reidlib.methods.cffa import CFFA, CFFAConfig, select_patches, select_words
 from reidlib.paths import run_dir
 from reidlib.query import Query
 from reidlib.runs import load_model
@@ -156,8 +156,8 @@ def test_mixed_precision_keeps_float32_weights_and_finite_losses(dtype):
         ("head.text_local.project.bias", 1e-3, 0),
     ],
 )
-def test_rules_of_learning_rates(name, lr, decay):
-    assert group_of(name, CFFAConfig.paper()) == pytest.approx((lr, decay))
+def test_rules_of_learning_rates(model, name, lr, decay):
+    assert model.rate_of(name, model.get_parameter(name), CFFAConfig.paper()) == pytest.approx((lr, decay))
 
 
 def test_groups_hold_every_trained_parameter_once(model):

@@ -1,5 +1,7 @@
 """The CLIP backbone by name, its tokenizer, the toy weights, and the baseline end to end."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from reidlib.data.batches import data_pixels
 from reidlib.errors import CheckpointError, ConfigError, ReidError
 from reidlib.evaluation import Encoder, evaluate
 from reidlib.evaluation.tasks import text_task
+from reidlib.methods.base import learnt_scale
 from reidlib.methods.clip import Clip, ClipConfig
 from reidlib.training import fit
 
@@ -126,6 +129,46 @@ def test_fine_tuning_learns_its_people(toy_root, tmp_path):
     after = evaluate(Encoder(model, data_pixels(data, config.image_size)), [task])[0][0]["mAP"]
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert after > before + 10
+
+
+@pytest.mark.parametrize("start", [math.log(100), math.log(100) + 1])
+def test_the_temperature_learns_where_it_starts_at_clips_own(start):
+    """At ln 100 a clamp of the scale has no gradient, and the parameter would stand still for ever."""
+    scale = torch.nn.Parameter(torch.tensor(start))
+    optimiser = torch.optim.SGD([scale], lr=1e-3)
+    for _ in range(3):
+        optimiser.zero_grad()
+        (value := learnt_scale(scale)).backward()
+        assert float(value) <= 100.0001 and float(scale.grad) == pytest.approx(float(value))
+        optimiser.step()
+    assert float(scale) < math.log(100) - 0.2
+    model = Clip(ClipConfig(loss="itc", backbone="toy-random", temperature=0.0))
+    assert model.clip.logit_scale.requires_grad
+    assert not Clip(ClipConfig(loss="itc", backbone="toy-random")).clip.logit_scale.requires_grad
+
+
+def test_the_papers_learning_rates():
+    """IRRA's: biases twice as fast and without decay, everything else decays, norms too."""
+    config = ClipConfig.paper()
+    model = Clip(config.replace(backbone="toy-random", pretrained="", image_size=(128, 64)))
+    rates = {p: (g["lr"], g["weight_decay"]) for g in model.parameter_groups(config) for p in g["params"]}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert rates[parameter] == ((2e-5, 0.0) if "bias" in name else (1e-5, 4e-5)), name
+    toy = {(g["lr"], g["weight_decay"]) for g in model.parameter_groups(ClipConfig.toy())}
+    assert toy == {(6e-4, 0.05), (6e-4, 0.0)}
+
+
+@pytest.mark.parametrize("loss", ["itc", "sdm"])
+def test_logits_stay_float32_under_autocast(loss, monkeypatch):
+    model = Clip(ClipConfig(loss=loss, backbone="toy-random"))
+    photos, texts = torch.nn.functional.normalize(torch.randn(2, 32, 16), dim=2)
+    monkeypatch.setattr(model, "embed_image", lambda images: photos)
+    monkeypatch.setattr(model, "embed_text", lambda ids: texts)
+    batch = {"images": None, "text": None, "pids": torch.arange(32) // 2}
+    expected = model.losses(batch)["t2i"]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(model.losses(batch)["t2i"], expected)
 
 
 def test_a_checkpoint_that_asks_for_far_more_than_it_holds():

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from reidlib.backbones.transformers import LLAMA, SWINV2, TransformerTowers
-from reidlib.benchmarks.shapes import Unfilled
+from reidlib.benchmarks import Unfilled
 from reidlib.data import PersonData, load
 from reidlib.data.batches import data_pixels
 from reidlib.errors import ConfigError
@@ -253,6 +253,8 @@ def test_parameter_groups_hold_everything_once_and_decay_matrices_and_temperatur
     assert where[id(model.refiner.attr_query_token)] == pytest.approx((5.0, True))
     assert where[id(model.text_projection.bias)] == pytest.approx((5.0, False))
     assert where[id(model.towers.language.norm.weight)] == pytest.approx((1.0, False))
+    position = [p for name, p in model.named_parameters() if "continuous_position_bias_mlp" in name]
+    assert position and not any(where[id(p)][1] for p in position)  # official: nothing called a bias decays
 
 
 # -- end to end --------------------------------------------------------------------------------------------------------
