@@ -7,22 +7,16 @@ import torch
 from torch import Tensor
 
 from reidlib.backbones.clip import CLIP
-from reidlib.data.images import Preprocess
-from reidlib.data.transforms import CLIP as STATISTICS
 from reidlib.errors import CheckpointError
 
-Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 SPARE = 10_000_000  # numbers that a model may have beyond twice those of its checkpoint
 
 
-def clip_like(
-    state: dict[str, Tensor], image_size: tuple[int, int] | None = None, statistics: Statistics = STATISTICS
-) -> CLIP:
+def clip_like(state: dict[str, Tensor], image_size: tuple[int, int] | None = None) -> CLIP:
     """A CLIP with random weights of the sizes in `state`, heads 64 wide.
 
     state: names as `visual.conv1.weight`, `transformer.resblocks.0.ln_1.weight`; without those of a text
-    tower it has a tiny one. image_size: (height, width), needed where the patches are not a square. statistics: mean
-    and deviation of its pictures, OpenAI's where nothing else is said. Raises
+    tower it has a tiny one. image_size: (height, width), needed where the patches are not a square. Raises
     CheckpointError for a name that is missing, patches that do not fit `image_size`, and sizes far beyond the file.
     """
     import open_clip
@@ -41,27 +35,24 @@ def clip_like(
             f"The checkpoint's image tower has {patches} patches of {patch} pixels, which pictures of {height} x "
             f"{across} do not give; pass its image_size (height, width)."
         )
-    vision = {"width": width, "layers": _depth(state, "visual."), "patch_size": patch, "image_size": (height, across)}
-    config = {
-        "embed_dim": embed_dim,
-        "vision_cfg": vision,
-        "text_cfg": {
+    sizes = (
+        embed_dim,
+        {"width": width, "layers": _depth(state, "visual."), "patch_size": patch, "image_size": (height, across)},
+        {
             "width": text_width,
             "layers": max(_depth(state, ""), 1),
             "heads": max(text_width // 64, 1),
             "context_length": length,
             "vocab_size": vocab,
         },
-        "quick_gelu": True,
-    }
+    )
     with torch.device("meta"):  # no memory before it is known that the file is about as large as what it asks for
-        empty = open_clip.CLIP(**config)
+        empty = open_clip.CLIP(*sizes, quick_gelu=True)
     asked = sum(tensor.numel() for tensor in (*empty.parameters(), *empty.buffers()))
     held = sum(tensor.numel() for tensor in state.values())
     if asked > 2 * held + SPARE:
         raise CheckpointError(f"The checkpoint holds {held:,} numbers and its shapes ask for a model of {asked:,}.")
-    tokenizer, preprocess = open_clip.SimpleTokenizer(context_length=length), Preprocess((height, across), *statistics)
-    return CLIP(open_clip.CLIP(**config), tokenizer, preprocess, config)
+    return CLIP(open_clip.CLIP(*sizes, quick_gelu=True), open_clip.SimpleTokenizer(context_length=length))
 
 
 def _depth(state: dict[str, Tensor], tower: str) -> int:

@@ -43,7 +43,8 @@ class AdaptConfig(Config):
     @classmethod
     def paper(cls) -> Self:
         return cls(
-            backbone="ViT-B-16-quickgelu:openai",
+            backbone="ViT-B-16-quickgelu",
+            pretrained="openai",
             image_size=(224, 224),
             epochs=5,
             batch_size=240,
@@ -95,7 +96,8 @@ class InvertConfig(Config):
     @classmethod
     def paper(cls) -> Self:
         return cls(
-            backbone="ViT-B-16-quickgelu:openai",
+            backbone="ViT-B-16-quickgelu",
+            pretrained="openai",
             image_size=(224, 224),
             epochs=20,
             batch_size=32,
@@ -137,8 +139,7 @@ class _SketchAndWords(Method):
     def __init__(self, config: AdaptConfig | InvertConfig, num_classes: int = 0, *, clip: CLIP | None = None):
         super().__init__()
         self.config = config
-        self.clip = clip or create_clip(config.backbone, config.image_size, config.positions)
-        self.clip.require(self.name, patches=True, words=True)
+        self.clip = clip or create_clip(config.backbone, config.image_size, config.pretrained)
         if self.clip.image_size != config.image_size:
             raise ConfigError(f"image_size is {config.image_size} and the model takes {self.clip.image_size}.")
         self.clip.model.visual.conv1.requires_grad_(not config.freeze_patches)

@@ -1,249 +1,211 @@
 """A gallery: pictures on the disk, their embeddings, and how to encode many of them without losing work."""
 
-import hashlib
-import json
-import os
-import shutil
 import warnings
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
+from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
+import torch
+from PIL import Image, ImageDraw
 from tqdm.auto import tqdm
 
 from reidlib import weights
 from reidlib.data.images import open_image
 from reidlib.data.walk import SUFFIXES, find_pictures
-from reidlib.errors import ConfigError, DataError
+from reidlib.errors import DataError
+from reidlib.evaluation import Encoder
 from reidlib.methods.base import Method
 from reidlib.paths import inside, write_json
-from reidlib.retrieval.embedder import Embedder
-from reidlib.retrieval.index import MANIFEST, GalleryIndex, save_array, write_manifest
+from reidlib.retrieval.index import GalleryIndex
+from reidlib.rowstore import RowStore
 
-PROGRESS = "progress.json"
+AHEAD = 4  # batches of pictures decoded while the model is at work
 QUIET = 2_000  # so few pictures need no progress bar
+THUMBNAIL = (160, 224)
 
 
 @dataclass
 class Gallery:
-    """An index (`GalleryIndex` or `QdrantIndex`) whose metadata name pictures ("image") relative to `root`."""
+    """An index (`GalleryIndex` or a `Store`) whose metadata name pictures ("image") relative to `root`.
+
+    about: which model encoded it, {"model": name, "stamp": see `stamp_of`}, as far as it is known. unreadable: the
+    pictures that were left out, as they cannot be read.
+    """
 
     index: GalleryIndex
     root: Path
-    _thumbnails: object = field(init=False, repr=False)
+    about: dict = field(default_factory=dict)
+    unreadable: list[str] = field(default_factory=list)
+    _thumbnails: Callable = field(init=False, repr=False)
 
     def __post_init__(self):
         self.root = Path(self.root)
         self._thumbnails = lru_cache(maxsize=4_096)(self._thumbnail)
 
     @classmethod
-    def encode(cls, model: Method, table: pd.DataFrame, root: Path, batch_size: int = 64) -> "Gallery":
-        """Encodes the pictures of a table (column `image`, the others become metadata) in memory."""
-        embedder = Embedder(model)
-        parts = []
-        for start in tqdm(range(0, len(table), batch_size), "encoding", disable=None if len(table) > QUIET else True):
-            names = table["image"].iloc[start : start + batch_size]
-            parts.append(embedder.images([open_image(inside(root, name)) for name in names]).numpy())
-        if not parts:
+    def encode(
+        cls, model: Method, table: pd.DataFrame, root: Path, folder: Path | None = None, batch_size: int = 64
+    ) -> "Gallery":
+        """Encodes the pictures of a table: column `image`, relative to `root`; the others become metadata.
+
+        folder: keeps the embeddings there, in files of this model's own. Called again, it encodes what is new or has
+        changed since; killed at any moment, it goes on where it stopped, to the same bytes. Pictures that cannot be
+        read are left out, with a warning. Raises DataError where none can.
+        """
+        root, paths = Path(root), table["image"].tolist()
+        if not paths:
             raise DataError(f"The gallery under {root} is empty; expected at least one picture.")
-        return cls(GalleryIndex(np.concatenate(parts), table), root)
+        about = {"model": model.name, "stamp": stamp_of(model)}
+        encoder = _PictureEncoder(model, root, paths, batch_size)
+        embeddings = encoder.in_memory() if folder is None else encoder.on_disk(Path(folder), about)
+        readable = ~np.isnan(embeddings[:, 0]) if embeddings.shape[1] else np.zeros(len(paths), bool)
+        unreadable = [path for path, can_be_read in zip(paths, readable, strict=True) if not can_be_read]
+        if unreadable:
+            names = ", ".join(unreadable[:3]) + (", ..." if len(unreadable) > 3 else "")
+            if not readable.any():
+                raise DataError(f"None of the {len(paths):,} pictures under {root} can be read: {names}")
+            warnings.warn(
+                f"{len(unreadable):,} of {len(paths):,} pictures cannot be read and are left out: {names}", stacklevel=2
+            )
+            embeddings, table = embeddings[readable], table[readable]
+        return cls(GalleryIndex(embeddings, table), root, about, unreadable)
 
     def __len__(self) -> int:
         return len(self.index)
 
     def image(self, i: int) -> str:
         """The picture's path relative to the root."""
-        return self.index.metadata[i]["image"]
+        return self.index.rows([i])[0]["image"]
 
     def open(self, i: int) -> Image.Image:
         return open_image(inside(self.root, self.image(i)))
 
     def thumbnail(self, i: int) -> bytes:
-        """A JPEG at most 160 x 224 pixels; the latest few thousand are kept."""
-        return self._thumbnails(i)
+        """A JPEG at most 160 x 224 pixels, a grey one where the picture is gone; the latest few thousand are kept."""
+        return self._thumbnails(self.image(i))
 
-    def _thumbnail(self, i: int) -> bytes:
-        picture, out = self.open(i), BytesIO()
-        scale = min(160 / picture.width, 224 / picture.height)
-        size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    def _thumbnail(self, image: str) -> bytes:
+        try:
+            picture = open_image(inside(self.root, image))
+        except DataError:
+            picture = _placeholder()
+        scale = min(THUMBNAIL[0] / picture.width, THUMBNAIL[1] / picture.height)
+        size, out = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), BytesIO()
         picture.resize(size, Image.Resampling.LANCZOS).save(out, "JPEG", quality=85)
         return out.getvalue()
 
 
-def encode_folder(
-    model: Method,
-    root: Path,
-    folder: Path,
-    paths: Sequence[str] | None = None,
-    batch_size: int = 64,
-    shards: int = 0,
-) -> Gallery:
-    """Encodes the pictures under `root` into `folder`, and goes on where it stopped when called again.
-
-    A run killed at any moment loses at most one batch and ends with the same bytes. Another model, picture or batch
-    size starts afresh; a finished folder is only read. Pictures that cannot be read are left out with a warning.
-    shards: puts together what so many processes did with `encode_shard`, to the same bytes, and does what they left.
-    """
-    root, folder = Path(root), Path(folder)
-    paths = _pictures(root, paths)
-    folder.mkdir(parents=True, exist_ok=True)
-    stamp = _stamp(model, root, paths, batch_size)
-    manifest = folder / MANIFEST
-    if not (manifest.exists() and _read(manifest).get("stamp") == stamp):
-        if shards:
-            unreadable = _join_shards(model, root, folder, paths, batch_size, shards, stamp)
-        else:
-            unreadable = _encode_rows(model, root, folder, paths, batch_size, stamp)
-        _finish(folder, paths, unreadable, stamp)
-        for number in range(shards):
-            shutil.rmtree(_shard(folder, number, shards), ignore_errors=True)
-    return Gallery(GalleryIndex.load(folder), root)
-
-
-def encode_shard(
-    model: Method,
-    root: Path,
-    folder: Path,
-    number: int,
-    shards: int,
-    paths: Sequence[str] | None = None,
-    batch_size: int = 64,
-) -> None:
-    """Encodes part `number` (from 0) of `shards` of a folder, for `encode_folder` with these arguments to put together.
-
-    For several shells, the jobs of an array or the processes of torchrun, each with a number of its own; one that was
-    killed goes on where it stopped.
-    """
-    if not 0 <= number < shards:
-        raise ConfigError(f"There is no shard {number} of {shards}; they count from 0.")
-    root, paths = Path(root), _pictures(Path(root), paths)
-    part = _slices(len(paths), batch_size, shards)[number]
-    _encode_shard(model, root, _shard(Path(folder), number, shards), paths[part], batch_size)
-
-
-def _encode_shard(model: Method, root: Path, folder: Path, paths: list[str], batch_size: int) -> tuple[list[int], Path]:
-    """The rows of the unreadable among `paths`, and the file that holds the embeddings of the others."""
-    folder.mkdir(parents=True, exist_ok=True)
-    stamp = _stamp(model, root, paths, batch_size)
-    return _encode_rows(model, root, folder, paths, batch_size, stamp), folder / f"{stamp}.npy"
-
-
-def _join_shards(
-    model: Method, root: Path, folder: Path, paths: list[str], batch_size: int, shards: int, stamp: str
-) -> list[int]:
-    """`_encode_rows` from shards, of which those that are done are only read."""
-    unreadable, arrays = [], []
-    for number, part in enumerate(_slices(len(paths), batch_size, shards)):
-        missing, file = _encode_shard(model, root, _shard(folder, number, shards), paths[part], batch_size)
-        unreadable += [part.start + row for row in missing]
-        if file.exists():
-            arrays.append((part, np.load(file, mmap_mode="r")))
-    if arrays:
-        rows = np.zeros((len(paths), arrays[0][1].shape[1]), np.float32)
-        for part, array in arrays:
-            rows[part] = array
-        save_array(folder / f"{stamp}.npy", rows)
-    return unreadable
-
-
-def _shard(folder: Path, number: int, shards: int) -> Path:
-    return folder / f"shard-{number}-of-{shards}"
-
-
-def _slices(count: int, batch_size: int, shards: int) -> list[slice]:
-    """Shares of `count` rows, in order and in whole batches, so that no batch is other than it would be in one go."""
-    share = -(-count // (batch_size * shards)) * batch_size
-    return [slice(min(n * share, count), min((n + 1) * share, count)) for n in range(shards)]
-
-
-def _pictures(root: Path, paths: Sequence[str] | None) -> list[str]:
-    paths = find_pictures(root)[0] if paths is None else list(paths)
+def encode_folder(model: Method, root: Path, folder: Path, batch_size: int = 64) -> Gallery:
+    """The pictures under `root` as a gallery whose embeddings are kept in `folder` (see `Gallery.encode`)."""
+    paths, faults = find_pictures(root)
     if not paths:
         raise DataError(f"{root} holds no picture; expected files ending in {', '.join(SUFFIXES)}.")
-    return paths
+    for fault in faults:
+        warnings.warn(fault, stacklevel=2)
+    return Gallery.encode(model, pd.DataFrame({"image": paths}), root, folder, batch_size)
 
 
-def _encode_rows(model: Method, root: Path, folder: Path, paths: list[str], batch_size: int, stamp: str) -> list[int]:
-    embedder, state, rows = Embedder(model), folder / PROGRESS, folder / f"{stamp}.npy"
-    progress = _read(state)
-    if progress.get("stamp") != stamp or not rows.exists():
-        progress = {"stamp": stamp, "done": 0, "unreadable": []}
-    starts = range(progress["done"], len(paths), batch_size)
-    for start in tqdm(starts, "encoding", disable=None if len(paths) > QUIET else True):
-        batch = range(start, min(start + batch_size, len(paths)))
-        pictures = {row: picture for row in batch if (picture := _open(root, paths[row])) is not None}
-        if pictures:
-            found = embedder.images(list(pictures.values())).numpy()
-            _write_rows(rows, (len(paths), found.shape[1]), list(pictures), found)
-        missing = [row for row in batch if row not in pictures]
-        progress = {**progress, "done": batch.stop, "unreadable": progress["unreadable"] + missing}
-        write_json(state, progress)  # after the rows are on the disk: what it counts as done is done
-    return progress["unreadable"]
+def stamp_of(model: Method) -> str:
+    """Sixteen hexadecimal digits of all that decides an embedding: the weights, the settings, the preprocessing."""
+    settings = {name: value for name, value in vars(model).items() if _is_setting(name, value)}
+    about = (type(model).__module__, type(model).__qualname__, model.mean, model.std, model.image_size, model.config)
+    return blake2b(f"{about} {settings} {weights.fingerprint(model)}".encode(), digest_size=8).hexdigest()
 
 
-def _write_rows(path: Path, shape: tuple[int, int], rows: list[int], found: np.ndarray) -> None:
-    """Writes some rows of the array in a file, through the file: on a full disk, writing to a map kills the process."""
+def decoded(model: Method, source: Path | bytes) -> torch.Tensor | None:
+    """A picture as uint8 pixels (3, H, W) at the model's size; None where it cannot be read."""
     try:
-        array = _rows_file(path, shape)
-        with path.open("r+b") as out:
-            for row, embedding in zip(rows, found, strict=True):
-                out.seek(array.offset + row * array.strides[0])
-                out.write(embedding.tobytes())
-            out.flush()
-            os.fsync(out.fileno())
-    except OSError as error:
-        raise DataError(f"The embeddings {path} could not be written ({error.strerror or error}).") from error
-
-
-def _rows_file(path: Path, shape: tuple[int, int]) -> np.memmap:
-    try:
-        array = np.lib.format.open_memmap(path, mode="r+")
-        if array.shape == shape:
-            return array
-    except (FileNotFoundError, ValueError):  # none yet, or killed while its first bytes were written
-        pass
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-
-
-def _finish(folder: Path, paths: list[str], unreadable: list[int], stamp: str) -> None:
-    if len(unreadable) == len(paths):
-        raise DataError(f"None of the {len(paths)} pictures for {folder} can be read.")
-    name, keep = f"{stamp}.npy", np.setdiff1d(np.arange(len(paths)), unreadable)
-    if unreadable:
-        first = paths[unreadable[0]]
-        warnings.warn(
-            f"{len(unreadable)} of {len(paths)} pictures cannot be read and are left out, {first} first.", stacklevel=3
-        )
-        name = f"{stamp}-readable.npy"
-        save_array(folder / name, np.load(folder / f"{stamp}.npy", mmap_mode="r")[keep])
-    write_manifest(folder, name, [{"image": paths[row]} for row in keep], stamp=stamp)
-    (folder / PROGRESS).unlink(missing_ok=True)
-
-
-def _open(root: Path, path: str) -> Image.Image | None:
-    try:
-        return open_image(inside(root, path))
+        return model.resized(source)
     except DataError:
         return None
 
 
-def _read(path: Path) -> dict:
+class _PictureEncoder:
+    """Embeds pictures by their position in a list; a picture that cannot be read becomes a row of NaN."""
+
+    def __init__(self, model: Method, root: Path, paths: Sequence[str], batch_size: int):
+        self.encoder, self.paths, self.batch_size = Encoder(model, batch_size=batch_size), paths, batch_size
+        self.files = [inside(root, path) for path in paths]
+
+    def in_memory(self) -> np.ndarray:
+        return self._rows(range(len(self.files)), hidden=None if len(self.files) > QUIET else True)
+
+    def on_disk(self, folder: Path, about: dict) -> np.ndarray:
+        store = RowStore(folder / about["stamp"], dtype=np.float32, stamp=about["stamp"])
+        stamps = [_state(file) for file in self.files]
+        store.fill(self.paths, stamps, self._made, batch_size=AHEAD * self.batch_size, what="encoding")
+        if not (note := folder / f"{about['stamp']}.json").exists():
+            write_json(note, about)
+        rows = store.find(self.paths, stamps)
+        if len(store) and np.array_equal(rows, np.arange(len(rows))):  # mapped, and in memory that torch may write to
+            return np.memmap(store.file, store.dtype, mode="c", shape=(len(rows), *store.shape))
+        found = np.full((len(rows), *(store.shape or (1,))), np.nan, np.float32)
+        found[rows >= 0] = store[rows[rows >= 0]] if len(store) else 0
+        return found
+
+    def _made(self, positions: list[int]) -> tuple[list[int], np.ndarray]:
+        rows = self._rows(positions)
+        return (positions if rows.shape[1] else []), rows
+
+    def _rows(self, positions: Sequence[int], hidden: bool | None = True) -> np.ndarray:
+        """(n, D) float32; D is 0 where no picture can be read. hidden: tqdm's `disable`."""
+        readable, found = [], []
+        with tqdm(total=len(positions), desc="encoding", disable=hidden) as bar:
+            for batch in self._batches(positions):
+                pixels = [picture for picture in batch if picture is not None]
+                if pixels:
+                    found.append(self.encoder.images(pixels).cpu().numpy())
+                readable += [picture is not None for picture in batch]
+                bar.update(len(batch))
+        if not found:
+            return np.empty((len(positions), 0), np.float32)
+        rows = np.full((len(positions), found[0].shape[1]), np.nan, np.float32)
+        rows[readable] = np.concatenate(found)
+        wrong = np.flatnonzero(np.array(readable) & ~np.isfinite(rows).all(1))
+        if len(wrong):
+            name, picture = self.encoder.model.name, self.files[positions[wrong[0]]]
+            raise DataError(f"{name} embeds {picture} as numbers that are not finite; its weights may be damaged.")
+        return rows
+
+    def _batches(self, positions: Sequence[int]) -> Iterator[list[torch.Tensor | None]]:
+        """Decoded pictures; threads are `AHEAD` batches ahead of the model."""
+        waiting: deque[list[Future]] = deque()
+        with ThreadPoolExecutor() as pool:
+            for start in range(0, len(positions), self.batch_size):
+                batch = positions[start : start + self.batch_size]
+                waiting.append([pool.submit(decoded, self.encoder.model, self.files[i]) for i in batch])
+                if len(waiting) > AHEAD:
+                    yield [future.result() for future in waiting.popleft()]
+            while waiting:
+                yield [future.result() for future in waiting.popleft()]
+
+
+def _is_setting(name: str, value: object) -> bool:
+    plain = isinstance(value, str | bool | int | float | tuple)
+    return plain and not name.startswith("_") and name not in ("training", "config", "reads", "trains_on")
+
+
+def _state(file: Path) -> tuple[int, int]:
+    """Size and time of change, zeros for a file that is not there."""
     try:
-        return dict(json.loads(path.read_text()))
-    except (FileNotFoundError, ValueError, TypeError):
-        return {}
+        status = file.stat()
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
 
 
-def _stamp(model: Method, root: Path, paths: list[str], batch_size: int) -> str:
-    about = f"{model.name} {batch_size} {model.image_size} {weights.fingerprint(model)}"
-    digest = hashlib.blake2b(about.encode())
-    for path in paths:
-        file = inside(root, path)
-        status = file.stat() if file.exists() else None
-        digest.update(f"\0{path} {status and (status.st_size, status.st_mtime_ns)}".encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()[:16]
+def _placeholder() -> Image.Image:
+    """A grey picture with a cross, for one that cannot be shown."""
+    picture = Image.new("RGB", (THUMBNAIL[0] // 2, THUMBNAIL[1] // 2), "#d0d4da")
+    width, height = picture.size
+    pen = ImageDraw.Draw(picture)
+    for line in ((0, 0, width, height), (0, height, width, 0)):
+        pen.line(line, fill="#8a919c", width=2)
+    return picture

@@ -1,161 +1,159 @@
-"""Finds the nearest of many embeddings: exactly, in blocks over a memory-mapped file, or with faiss when asked."""
+"""Finds the nearest of many embeddings exactly, in blocks, over an array in memory or mapped from a file."""
 
-import json
-import uuid
-from collections.abc import Sequence
+import os
+import warnings
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from reidlib.errors import ConfigError, DataError
-from reidlib.paths import write_json, write_text, written_whole
+from reidlib.errors import DataError
 
 BLOCK = 131_072  # rows of the gallery at a time
 CONVERTED = 1_048_576  # and so many numbers, where they must be made float32: more would be written to memory and back
 SCORES = 4_194_304  # and so many scores, where there are many queries
 ALONE = 16_777_216  # numbers of a block from which on waking other threads pays
 MAGNITUDE = 0x7FFFFFFF
-BACKENDS = ("exact", "faiss")
-MANIFEST = "index.json"
 
 
 class GalleryIndex:
     """Embeddings (N, D), float32 or float16, with one dict of metadata a row; the score is the inner product.
 
-    `backend="exact"` reads the embeddings once a search, block by block, so memory does not grow with the gallery.
-    `backend="faiss"` (extra `large`) visits an eighth of an inverted file of sqrt(N) cells: faster and approximate.
-    For a gallery beyond one machine, `QdrantIndex` in `reidlib.retrieval.qdrant` answers to the same calls.
+    A search reads the embeddings once, block by block, so memory does not grow with the gallery. An index does not
+    change; for a gallery that grows, or beyond this machine's memory, `reidlib.retrieval.store` answers to the same
+    calls. `where` in any of them keeps the rows whose metadata fit (see `fits`).
     """
 
-    def __init__(
-        self, embeddings: np.ndarray | torch.Tensor, metadata: Sequence[dict] | pd.DataFrame, backend: str = "exact"
-    ):
-        if backend not in BACKENDS:
-            raise ConfigError(f"The index backend {backend!r} is unknown; expected one of {', '.join(BACKENDS)}.")
+    def __init__(self, embeddings: np.ndarray | torch.Tensor, metadata: Sequence[dict] | pd.DataFrame):
         self.embeddings, self.metadata = checked(embeddings, metadata)
-        self.backend = backend
-        self._faiss = _faiss_of(self.embeddings) if backend == "faiss" else None
+        if self.embeddings.nbytes > memory():
+            warnings.warn(
+                f"The gallery's {self.embeddings.nbytes / 1e9:.0f} GB of embeddings exceed this machine's "
+                f"{memory() / 1e9:.0f} GB of memory, so each search reads the disk; put them into a store "
+                "(reidlib.retrieval.store.create) and build an index there.",
+                stacklevel=2,
+            )
 
     def __len__(self) -> int:
         return len(self.metadata)
 
-    @property
-    def ids(self) -> range:
-        return range(len(self))
+    def count(self, where: Mapping | None = None) -> int:
+        return len(self.ids(where=where))
+
+    def ids(self, start: int = 0, count: int | None = None, where: Mapping | None = None) -> Sequence[int]:
+        """The numbers of rows `start` to `start + count` of those that fit, in order."""
+        found = range(len(self)) if not where else [i for i, row in enumerate(self.metadata) if fits(row, where)]
+        return found[start : None if count is None else start + count]
+
+    def sample(self, count: int) -> Sequence[int]:
+        """At most `count` rows, spread over all."""
+        return range(len(self))[:: max(1, -(-len(self) // count))]
+
+    def rows(self, ids: Sequence[int]) -> list[dict]:
+        """The metadata of some rows. Raises DataError for a row that is not there."""
+        return [self.metadata[i] for i in self._present(ids)]
+
+    def find(self, image: str) -> int | None:
+        """The row of a picture, by its path."""
+        return next(iter(self.ids(where={"image": image})), None)
 
     def vectors(self, ids: Sequence[int]) -> torch.Tensor:
         """The embeddings of some rows, (len(ids), D) float32."""
-        return torch.from_numpy(self.embeddings[np.asarray(ids, dtype=np.int64)]).float()
+        return torch.from_numpy(np.asarray(self.embeddings[self._present(ids)], dtype=np.float32))
 
-    def search(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Queries (Q, D) -> scores and row numbers, both (Q, min(k, N)), best first.
+    def search(self, queries: torch.Tensor, k: int, where: Mapping | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Queries (Q, D) -> scores and row numbers, both (Q, at most k), best first.
 
-        Works on the queries' device. Equal scores come in the order of their rows (with faiss, in any).
+        Works on the queries' device. Equal scores come in the order of their rows.
         """
-        k = min(k, len(self))
-        if queries.ndim != 2 or queries.shape[1] != self.embeddings.shape[1]:
-            raise DataError(f"The queries have shape {tuple(queries.shape)}; expected (Q, {self.embeddings.shape[1]}).")
-        if self._faiss is not None:
-            scores, indices = self._faiss.search(queries.float().cpu().numpy(), k)
-            return torch.from_numpy(scores), torch.from_numpy(indices)
-        return _search_blocks(self.embeddings, queries.float(), k)
+        queries = asked(queries, self.embeddings.shape[1], k)
+        rows = np.array(self.ids(where=where), dtype=np.int64) if where else None
+        return _search_blocks(self.embeddings, queries, min(k, len(self) if rows is None else len(rows)), rows)
 
-    def add(self, embeddings: np.ndarray | torch.Tensor, metadata: Sequence[dict] | pd.DataFrame) -> None:
-        """Appends rows. Copies the embeddings into memory once."""
-        embeddings, metadata = checked(embeddings, metadata)
-        if embeddings.shape[1] != self.embeddings.shape[1]:
-            raise DataError(
-                f"The new embeddings have {embeddings.shape[1]} columns; expected {self.embeddings.shape[1]}."
-            )
-        self._replace(np.concatenate([self.embeddings, embeddings.astype(self.embeddings.dtype)]), metadata)
+    def _present(self, ids: Sequence[int]) -> np.ndarray:
+        array = np.array([_number(i) for i in ids], dtype=np.int64)
+        gone = array[(array < 0) | (array >= len(self))]
+        if len(gone):
+            raise DataError(f"Row {gone[0]} is not in the gallery of {len(self)} pictures.")
+        return array
 
-    def delete(self, ids: Sequence[int]) -> None:
-        """Removes rows; those after them move up. Copies what remains into memory once."""
-        gone = set(map(int, ids))
-        if not gone <= set(range(len(self))):
-            raise DataError(f"Row {min(gone - set(range(len(self))))} is not in the index of {len(self)} rows.")
-        keep = [row for row in range(len(self)) if row not in gone]
-        kept = [self.metadata[row] for row in keep]
-        self.metadata = []
-        self._replace(self.embeddings[keep], kept)
 
-    def _replace(self, embeddings: np.ndarray, more: list[dict]) -> None:
-        self.embeddings, self.metadata = embeddings, self.metadata + more
-        if self.backend == "faiss":
-            self._faiss = _faiss_of(embeddings)
+def fits(row: Mapping, where: Mapping) -> bool:
+    """True if each field of `row` that `where` names has that value, is in that list, or lies in that range.
 
-    def save(self, folder: Path) -> None:
-        """Writes embeddings (.npy), metadata (JSON lines) and the manifest that names them: whole or not at all."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        stem = uuid.uuid4().hex[:12]
-        save_array(folder / f"{stem}.npy", self.embeddings)
-        write_manifest(folder, f"{stem}.npy", self.metadata)
+    A range is a tuple (low, high), both included, None for an open end. A missing field fits nothing.
+    """
+    return all(_value_fits(row.get(field), wanted) for field, wanted in where.items())
 
-    @classmethod
-    def load(cls, folder: Path, backend: str = "exact") -> "GalleryIndex":
-        """Maps the saved embeddings; nothing is unpickled. Raises DataError on a missing or damaged index."""
-        manifest = Path(folder) / MANIFEST
-        try:
-            names = json.loads(manifest.read_text())
-            # Copy on write: torch wants writable memory, and the file stays as it is.
-            embeddings = np.load(_beside(manifest, names["embeddings"]), mmap_mode="c", allow_pickle=False)
-            lines = _beside(manifest, names["metadata"]).read_text().splitlines()
-            return cls(embeddings, [json.loads(line) for line in lines], backend)
-        except FileNotFoundError as error:
-            raise DataError(f"{error.filename} does not exist; expected a saved gallery index.") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{manifest} does not describe a whole gallery index ({error}).") from error
+
+def _value_fits(value: object, wanted: object) -> bool:
+    if isinstance(wanted, tuple):
+        low, high = wanted
+        return value is not None and (low is None or value >= low) and (high is None or value <= high)
+    return value in wanted if isinstance(wanted, list) else value == wanted
 
 
 def checked(embeddings: np.ndarray | torch.Tensor, metadata: Sequence[dict] | pd.DataFrame):
-    """Embeddings as a (N, D) float array and metadata as N dicts; DataError where they do not fit."""
+    """Embeddings as a (N, D) float array of finite numbers and metadata as N dicts; DataError where they do not fit."""
     rows = metadata.to_dict("records") if isinstance(metadata, pd.DataFrame) else list(metadata)
     array = embeddings.detach().cpu().numpy() if isinstance(embeddings, torch.Tensor) else embeddings
     if array.ndim != 2 or array.dtype not in (np.float32, np.float16):
         raise DataError(f"The embeddings are {array.dtype} {array.shape}; expected float32 or float16 (N, D).")
     if len(array) != len(rows):
         raise DataError(f"There are {len(array)} embeddings and {len(rows)} rows of metadata; expected as many.")
+    for start in range(0, len(array), BLOCK):
+        wrong = np.flatnonzero(~np.isfinite(array[start : start + BLOCK]).all(1))
+        if len(wrong):
+            raise DataError(f"Row {start + wrong[0]} of the embeddings holds numbers that are not finite.")
     return array, rows
 
 
-def write_manifest(folder: Path, embeddings: str, metadata: list[dict], **more) -> None:
-    """Makes `embeddings`, a file already in the folder, the index there, and drops the files of the one before."""
-    lines = f"{Path(embeddings).stem}.jsonl"
-    write_text(folder / lines, "".join(json.dumps(row) + "\n" for row in metadata))
-    write_json(folder / MANIFEST, {"embeddings": embeddings, "metadata": lines, **more})
-    for file in (*folder.glob("*.npy*"), *folder.glob("*.jsonl*")):  # with what a killed process was writing
-        if file.name not in (embeddings, lines):
-            file.unlink()
+def asked(queries: torch.Tensor, width: int, k: int) -> torch.Tensor:
+    """The queries as float32; DataError unless they are (Q, width) finite numbers, and k at least 1."""
+    if k < 1:
+        raise DataError(f"k={k} results were asked for; expected at least 1.")
+    if queries.ndim != 2 or queries.shape[1] != width:
+        raise DataError(f"The queries have shape {tuple(queries.shape)}; expected (Q, {width}).")
+    if not queries.isfinite().all():
+        raise DataError("The query's embedding holds numbers that are not finite.")
+    return queries.float()
 
 
-def save_array(path: Path, array: np.ndarray) -> None:
-    with written_whole(path) as part, part.open("wb") as out:
-        np.save(out, array)
+def memory() -> int:
+    """Bytes of this machine's memory."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return 2**63
 
 
-def _beside(manifest: Path, name: str) -> Path:
-    if Path(name).name != name:
-        raise ValueError(f"the file name {name!r} leaves the folder")
-    return manifest.parent / name
+def _number(i: object) -> int:
+    if isinstance(i, bool) or not isinstance(i, int | np.integer) or not -(2**63) <= i < 2**63:
+        raise DataError(f"Row {i!r} is no row of a gallery; expected an integer.")
+    return int(i)
 
 
-def _search_blocks(embeddings: np.ndarray, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _search_blocks(
+    embeddings: np.ndarray, queries: torch.Tensor, k: int, rows: np.ndarray | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best k, among `rows` (sorted) if they are given."""
+    count = len(embeddings) if rows is None else len(rows)
     most = BLOCK if embeddings.dtype == np.float32 else min(BLOCK, CONVERTED // embeddings.shape[1])
     step = min(most, max(1_024, SCORES // max(1, len(queries))))
     best = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for start in range(0, len(embeddings), step):
-            block = torch.from_numpy(embeddings[start : start + step]).to(queries.device).float()
+        for start in range(0, count, step):
+            part = slice(start, start + step) if rows is None else rows[start : start + step]
+            block = torch.from_numpy(embeddings[part]).to(queries.device).float()
             scores = _scores(block, queries, pool)
             mark = scores.topk(min(k, len(block))).values[:, -1:]
-            rows = (scores < mark).logical_not().any(0).nonzero()[:, 0]  # the others need no key
-            best = torch.cat([best, _keys(scores[:, rows], start + rows)], 1)
+            good = (scores >= mark).any(0).nonzero()[:, 0]  # the others need no key
+            best = torch.cat([best, _keys(scores[:, good], start + good)], 1)
             best = best.topk(min(k, best.shape[1])).values
-    return _unpacked(best)
+    scores, places = _unpacked(best)
+    return scores, places if rows is None else torch.from_numpy(rows).to(places.device)[places]
 
 
 def _scores(block: torch.Tensor, queries: torch.Tensor, pool: ThreadPoolExecutor) -> torch.Tensor:
@@ -188,20 +186,3 @@ def _unpacked(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     rows = -keys & 0xFFFFFFFF
     high = (keys + rows) >> 32
     return (high ^ ((high >> 63) & MAGNITUDE)).int().view(torch.float32), rows
-
-
-def _faiss_of(embeddings: np.ndarray):
-    try:
-        import faiss
-    except ImportError as error:
-        raise ConfigError("backend='faiss' needs faiss; install it with: pip install 'reidlib[large]'.") from error
-    cells = max(1, int(len(embeddings) ** 0.5))
-    width = embeddings.shape[1]
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, cells, faiss.METRIC_INNER_PRODUCT)
-    index.cp.min_points_per_centroid = 1
-    index.nprobe = max(1, cells // 8)
-    sample = np.linspace(0, len(embeddings) - 1, min(len(embeddings), 64 * cells)).astype(np.int64)
-    index.train(embeddings[sample].astype(np.float32, copy=False))
-    for start in range(0, len(embeddings), BLOCK):
-        index.add(embeddings[start : start + BLOCK].astype(np.float32, copy=False))
-    return index

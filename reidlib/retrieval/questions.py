@@ -1,17 +1,22 @@
 """What a session may ask, and which question is expected to tell most about the candidates that are left."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from reidlib.errors import ConfigError
-from reidlib.retrieval.embedder import Embedder
+from reidlib.evaluation import Encoder
+from reidlib.query import Query
 from reidlib.retrieval.index import GalleryIndex
 
 NOT_SURE, NONE_OF_THESE, UNKNOWN, NOTHING = "not sure", "none of these", "I don't know", "none"
+TELLS_NOTHING = tuple(map(str.lower, (NOT_SURE, NONE_OF_THESE, UNKNOWN, NOTHING)))
 SHARPNESS = 2.0
+REACH = 6  # words from a colour to the thing it belongs to: "a red and white striped cotton shirt"
 SAMPLE = 4_096  # pictures that tell a phrase's mean
+UNSEEN = 0.25  # times chance: what the model sees in so few candidates, an answer contradicts
 FIRST = 8  # candidates the reason speaks about
 
 
@@ -41,6 +46,7 @@ BOTTOMS = ("trousers", "pants", "jeans", "shorts", "skirt", "leggings")
 SHOES = ("shoes", "trainers", "sneakers", "boots", "sandals")
 BAGS = ("bag", "backpack", "handbag", "rucksack", "satchel")
 HATS = ("hat", "cap", "beanie", "helmet")
+KINDS = {"upper": TOPS, "lower": BOTTOMS, "shoes": SHOES, "bag": BAGS, "hat": HATS}  # what such a question asks for
 THINGS = ("hair", *TOPS, *BOTTOMS, *SHOES, *BAGS, *HATS)
 COLOURS = ("black", "white", "grey", "blue", "red", "green", "yellow", "brown", "beige", "pink", "purple")
 
@@ -126,21 +132,22 @@ class QuestionBank:
     mean over the question's answers.
     """
 
-    def __init__(self, embedder: Embedder, index: GalleryIndex, questions: Sequence[Question] | None = None):
+    def __init__(self, encoder: Encoder, index: GalleryIndex, questions: Sequence[Question] | None = None):
         self.questions = list(DEFAULT_QUESTIONS if questions is None else questions)
         keys = [question.key for question in self.questions]
         if len(set(keys)) < len(keys) or not keys:
             raise ConfigError("The questions need different keys, and there must be at least one.")
-        embedder.require("text", "turns")
-        self.phrases = embedder.texts([phrase for question in self.questions for phrase in question.phrases])
+        self._place = {key: place for place, key in enumerate(keys)}
+        encoder.model.require("text", "turns")
+        phrases = [Query(text=phrase) for question in self.questions for phrase in question.phrases]
+        self.phrases = encoder.queries(phrases).cpu()
         parts = self.phrases.split([len(question.answers) for question in self.questions])
         self.evidence = {
             (question.text, phrase): told
             for question, part in zip(self.questions, parts, strict=True)
             for phrase, told in zip(question.phrases, part - part.mean(0), strict=True)
         }
-        sample = list(index.ids)[:: -(-len(index) // SAMPLE)]
-        similarity = index.vectors(sample) @ self.phrases.T
+        similarity = index.vectors(index.sample(SAMPLE)) @ self.phrases.T
         self.centre = similarity.mean(0)
         self.spread = (similarity - self.centre).std().clamp_min(1e-6)
 
@@ -165,6 +172,23 @@ class QuestionBank:
         gain, question, probabilities = max(options, key=lambda option: option[0])
         return replace(question, gain=gain, why=_why(question, probabilities[:FIRST].argmax(1).tolist()))
 
+    def contradicts(self, question: Question, answer: str, embeddings: torch.Tensor, weights: torch.Tensor) -> bool:
+        """True if an answer is one that the model sees in hardly any candidate: below a quarter of chance."""
+        given = [answer.lower()] + [found.lower() for found in mentions(answer, question)]
+        places = [place for place, offered in enumerate(question.answers) if offered.lower() in given]
+        if not places or answer.lower() in TELLS_NOTHING or question not in self:
+            return False
+        seen = weights @ self.answer_probabilities(embeddings)[self._place[question.key]]
+        return bool(seen[places].sum() < UNSEEN / len(question.answers))
+
+    def __contains__(self, question: Question) -> bool:
+        known = self._place.get(question.key)
+        return known is not None and self.questions[known].answers == question.answers
+
+    def answered_by(self, text: str) -> set[str]:
+        """The keys of the questions whose answer a description tells."""
+        return {question.key for question in self.questions if _is_answered(question, text)}
+
 
 def information_gain(probabilities: torch.Tensor, weights: torch.Tensor) -> float:
     """Mutual information in bits of candidate and answer: p(answer | candidate) (N, A), p(candidate) (N,)."""
@@ -181,3 +205,33 @@ def _why(question: Question, likely: list[int]) -> str:
         return f"The first {len(likely)} candidates all look like “{counts[0][1]}”; the answer would confirm it."
     parts = [f"{count} “{answer}”" for count, answer in counts]
     return f"The first {len(likely)} candidates seem to differ: {', '.join(parts[:-1])} and {parts[-1]}."
+
+
+def _is_answered(question: Question, text: str) -> bool:
+    words = split_words(text)
+    named = any(find_words(words, thing) for thing in KINDS.get(question.key, ()))
+    return named or bool(mentions(text, question))
+
+
+def mentions(text: str, question: Question) -> list[str]:
+    """The question's answers that a sentence gives, in its order.
+
+    Where the question is about nouns, an answer counts when one of them is the next thing named after it.
+    """
+    words = split_words(text)
+    found = sorted((place, answer) for answer in question.answers for place in find_words(words, answer))
+    if question.nouns:
+        things = {*THINGS, *question.nouns}
+        named = {place: next((w for w in words[place : place + REACH] if w in things), None) for place, _ in found}
+        found = [(place, answer) for place, answer in found if named[place] in question.nouns]
+    return [answer for _, answer in found]
+
+
+def split_words(text: str) -> list[str]:
+    return re.findall(r"[\w-]+", text.lower())
+
+
+def find_words(words: list[str], phrase: str) -> list[int]:
+    """Where a phrase stands in a list of words."""
+    wanted = split_words(phrase)
+    return [i for i in range(len(words) - len(wanted) + 1) if words[i : i + len(wanted)] == wanted]

@@ -45,7 +45,12 @@ class AttributeModel(Method):
         super().__init__()
         self.config = SimpleNamespace(image_size=(32, 16), precision="fp32")
         self.register_parameter("palette", torch.nn.Parameter(torch.tensor(list(COLOURS.values())) / 255))
-        self.passes = 0
+        self._passes = 0
+
+    @property
+    def passes(self) -> int:
+        """How often a text was embedded."""
+        return self._passes
 
     def tokenize(self, texts: list[str]) -> Tensor:
         ids = torch.zeros(len(texts), LENGTH, dtype=torch.long)
@@ -62,7 +67,7 @@ class AttributeModel(Method):
     embed_sketch = embed_image
 
     def embed_text(self, ids: Tensor) -> Tensor:
-        self.passes += 1
+        self._passes += 1
         wanted = torch.tensor([[WORDS.index(colour) + 2, WORDS.index(part) + 2] for colour, part in PAIRS])
         steps = torch.stack([ids[:, :-1], ids[:, 1:]], 2)
         found = (steps[:, :, None] == wanted).all(3).any(1)
@@ -130,4 +135,6 @@ def draw_table(root: Path, count: int, seed: int = 0, size: tuple[int, int] = (1
 
 
 def make_gallery(root: Path, count: int = 60, seed: int = 0, size: tuple[int, int] = (16, 32)) -> Gallery:
-    return Gallery.encode(AttributeModel(), draw_table(root, count, seed, size), root)
+    """A gallery that any of the models above may search."""
+    gallery = Gallery.encode(AttributeModel(), draw_table(root, count, seed, size), root)
+    return Gallery(gallery.index, gallery.root)

@@ -25,7 +25,6 @@ from reidlib.benchmarks import (
     paired_ratio,
     parts,
     pictures,
-    recall,
     searches,
     step_memory,
     steps,
@@ -183,13 +182,6 @@ def test_memory_of_ranking_does_not_grow_with_the_gallery(monkeypatch):
     few, many = evaluation((4 * 256, 40 * 256), queries=8)
     assert few["pictures"] == 1024 and few["queries"] == 8
     assert many["extra_mb"] == pytest.approx(few["extra_mb"], rel=0.1)
-
-
-def test_recall_of_the_exact_search_against_itself_is_one():
-    gallery, asked = clustered(300, 16, 5)
-    rows = GalleryIndex(gallery, [{}] * 300).search(asked, 10)[1]
-    assert recall(rows, rows) == recall(rows, rows.flip(1)) == 1
-    assert recall(rows, torch.where(torch.arange(10) < 3, -1, rows)) == pytest.approx(0.7)
 
 
 def test_clustered_embeddings_find_their_own_cluster():

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from reidlib import paths, runner, runs, weights
 from reidlib.backbones.clip import create_clip
-from reidlib.backbones.swin_llama import decoder, swin
+from reidlib.backbones.transformers import decoder, swin
 from reidlib.cli import main
 from reidlib.data import load
 from reidlib.errors import CheckpointError, ReidError
@@ -227,7 +227,6 @@ WRITERS = {
     "a session": lambda run, s: s.save(run.folder / "session.json"),
     "a table": lambda run, s: write_csv(s, run.folder / "results.csv"),
     "a report": lambda run, s: write_report(s, run.folder / "report.html"),
-    "an index": lambda run, s: s.gallery.index.save(run.folder),
     "a gallery": lambda run, s: encode_folder(AttributeModel(), s.gallery.root, run.folder, batch_size=4),
 }
 
@@ -276,13 +275,9 @@ def test_a_full_disk_under_the_executed_notebook(tmp_path, monkeypatch, capsys):
 
 
 def test_what_a_killed_process_was_writing_is_cleared(tmp_path):
-    checkpoint, index = tmp_path / "checkpoint", tmp_path / "index"
-    for folder, name in ((checkpoint, "last.safetensors.1.part"), (index, "a.npy.1.part")):
-        folder.mkdir()
-        (folder / name).write_bytes(b"half")
-    weights.save(checkpoint / "last.safetensors", torch.nn.Linear(1, 1), {})
-    make_gallery(tmp_path, 3).index.save(index)
-    assert not list(tmp_path.glob("*/*.part"))
+    (tmp_path / "last.safetensors.1.part").write_bytes(b"half")
+    weights.save(tmp_path / "last.safetensors", torch.nn.Linear(1, 1), {})
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_no_write_without_permission_is_hidden(tmp_path):
@@ -337,7 +332,7 @@ def test_a_truncated_checkpoint_is_named(trained, keep):
 @pytest.mark.parametrize(
     "fetch",
     [
-        lambda: create_clip("ViT-B-32:openai"),
+        lambda: create_clip("ViT-B-32", pretrained="openai"),
         lambda: create_clip("roberta-ViT-B-32"),
         lambda: swin("microsoft/swinv2-tiny-patch4-window8-256", (64, 64)),
         lambda: decoder("meta-llama/Llama-3.2-1B"),

@@ -23,8 +23,8 @@ from reidlib.errors import CheckpointError, ConfigError, DataError, ReidError
 from reidlib.methods import METHODS, config_class
 from reidlib.methods.clip import Clip, ClipConfig
 from reidlib.official import import_official
+from reidlib.evaluation import Encoder
 from reidlib.retrieval import Gallery, GalleryIndex, QuerySession, QuestionBank
-from reidlib.retrieval.embedder import Embedder
 from reidlib.runner import parse_value, plan, select
 from reidlib.runs import load_model, searcher
 from reidlib.tests import test_official
@@ -288,7 +288,7 @@ ACTS = st.lists(
 @settings(few, max_examples=40)
 @given(acts=ACTS)
 def test_any_search_goes_on_or_says_why(gallery, tmp_path, acts):
-    bank = QuestionBank(Embedder(AttributeModel()), gallery.index, QUESTIONS)
+    bank = QuestionBank(Encoder(AttributeModel()), gallery.index, QUESTIONS)
     session = QuerySession(AttributeModel(), gallery, bank)
     for act, value in acts:
         before = len(session.history)
@@ -355,7 +355,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def chat(gallery, tmp_path_factory):
-    bank = QuestionBank(Embedder(AttributeModel()), gallery.index, QUESTIONS)
+    bank = QuestionBank(Encoder(AttributeModel()), gallery.index, QUESTIONS)
     session = QuerySession(AttributeModel(), gallery, bank)
     return ChatSearch(session, shown=2, folder=tmp_path_factory.mktemp("search"))
 

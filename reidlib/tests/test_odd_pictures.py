@@ -144,7 +144,7 @@ def test_the_same_refusal_everywhere(name, tmp_path, search):
         Pixels(tmp_path, ["good.png", name], SIZE, folder=tmp_path / "cache")
     with pytest.raises(DataError, match=name):
         Gallery.encode(Eye(), demo_table(name), tmp_path)
-    with pytest.warns(UserWarning, match=f"1 of 2 pictures cannot be read and are left out, {name} first"):
+    with pytest.warns(UserWarning, match=f"1 of 2 pictures cannot be read and are left out: {name}"):
         assert encode_folder(Eye(), tmp_path, tmp_path / "index").index.metadata == [{"image": "good.png"}]
     before = len(search.session.history)
     with pytest.raises(ReidError, match="the uploaded file"):

@@ -13,7 +13,7 @@ TOP, LEGS, BAG, SEX = make_questions(
 
 
 def test_it_answers_from_attributes_and_admits_what_they_do_not_tell():
-    witness = Witness({"upper_colour": "red", "bag": "suitcase"}, captions=["a green shirt"])
+    witness = Witness({"upper_colour": "red", "bag": "suitcase"}, text=["a green shirt"])
     assert [witness.reply(question) for question in (TOP, BAG, LEGS)] == ["red", NONE_OF_THESE, UNKNOWN]
 
 
@@ -32,11 +32,11 @@ def test_it_answers_from_attributes_and_admits_what_they_do_not_tell():
     ],
 )
 def test_it_matches_the_words_of_a_caption(caption, question, answer):
-    assert Witness(captions=[caption]).reply(question) == answer
+    assert Witness(text=[caption]).reply(question) == answer
 
 
 def test_it_answers_from_a_dialogue():
-    witness = Witness(dialogues=[[("What colour is the shirt?", "It is green."), ("And below?", "white trousers")]])
+    witness = Witness(turns=[[("What colour is the shirt?", "It is green."), ("And below?", "white trousers")]])
     assert [witness.reply(question) for question in (TOP, LEGS, BAG)] == ["green", "white", UNKNOWN]
 
 
@@ -76,7 +76,7 @@ def test_it_judges_candidates():
 
 def test_it_opens_with_little():
     assert Witness({"sex": "man"}).opening() == "a man"
-    assert Witness(captions=["The woman wears a red shirt and jeans"]).opening() == "The woman wears a red"
+    assert Witness(text=["The woman wears a red shirt and jeans"]).opening() == "The woman wears a red"
     assert Witness().opening() == "a person"
 
 

@@ -17,7 +17,7 @@ class ChatSearch(SearchPanel):
     """`display(ChatSearch(session))`. What is saved goes to `folder`."""
 
     def __init__(self, session: QuerySession, shown: int = 12, folder: Path = Path("search")):
-        session.embedder.require("text", "turns")
+        session.model.require("text", "turns")
         self.bubbles, self.counter = widgets.HTML(), widgets.HTML()
         self.answers = widgets.HBox().add_class("reid-answers")
         self.entry = widgets.Text(placeholder="A woman in a red jacket…", layout={"width": "auto", "flex": "1"})

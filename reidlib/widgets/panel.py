@@ -56,7 +56,7 @@ class Card(widgets.VBox):
         self.row = row
         liked = session.marks.get(row) == "like"
         picture = base64.b64encode(session.gallery.thumbnail(row)).decode()
-        shown = f"{score:.3f}" if session.query() is not None else ""
+        shown = f"{score:.3f}" if session.embedding() is not None else ""
         name = escape(path, quote=True)
         self.view.value = (
             f'<div class="reid-picture"><img src="data:image/jpeg;base64,{picture}" alt="{name}"></div>'
@@ -146,7 +146,7 @@ class SearchPanel(widgets.VBox):
             axes = figure.add_subplot(grid[0, column + 3])
             axes.imshow(Image.open(BytesIO(self.session.gallery.thumbnail(row))))
             axes.set_title(
-                f"{column + 1}\n{score:.3f}" if self.session.query() is not None else f"{column + 1}", fontsize=9
+                f"{column + 1}\n{score:.3f}" if self.session.embedding() is not None else f"{column + 1}", fontsize=9
             )
             axes.set(xticks=[], yticks=[])
             liked = self.session.marks.get(row) == "like"

@@ -14,7 +14,7 @@ class SketchSearch(SearchPanel):
     """`display(SketchSearch(session))`. What is saved goes to `folder`."""
 
     def __init__(self, session: QuerySession, shown: int = 12, folder: Path = Path("search")):
-        session.embedder.require("sketch")
+        session.model.require("sketch")
         self.pad = SketchPad()
         self.pad.observe(self._on_strokes, "strokes")
         self.pad.on_msg(lambda *_: self.drawn() if session.sketch is not None else None)  # an upload is cleared
@@ -32,7 +32,7 @@ class SketchSearch(SearchPanel):
         )
         hint = widgets.HTML(html("reid-note", "Draw the person with mouse, finger or pen; shade what is dark."))
         side = [title, hint, self.pad, self.upload]
-        if any(map(session.embedder.takes, ("text", "turns"))):
+        if {"text", "turns"} & set(session.model.reads):
             side += [widgets.HBox([self.entry, add]), self.words]
         super().__init__(session, side, shown, folder)
 
