@@ -8,6 +8,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from reidlib import __version__, results
@@ -20,6 +21,7 @@ PARTS = {"0": "Begin", "1": "The methods", "2": "Results", "3": "Search", "4": "
 # Pages that lie elsewhere in a checkout
 PROSE = {"data.md": "data/README.md", "runs.md": "outputs/README.md", "contributing.md": "CONTRIBUTING.md"}
 NOT_RUN = "*Not executed yet; `reid run {}` and then `reid book` show its figures here.*"
+MATHJAX = "tex-svg.js"  # one file that draws formulas without fonts; the package below brings it
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -68,7 +70,7 @@ class _Complaints:
 SETTINGS = {
     "project": "Finding a person",
     "version": __version__,
-    "extensions": ["myst_nb", "reidlib.book"],
+    "extensions": ["myst_nb"],
     "html_theme": "sphinx_book_theme",
     "html_title": "Finding a person",
     "html_context": {"default_mode": "auto"},
@@ -78,7 +80,7 @@ SETTINGS = {
         "navbar_persistent": [],
         "pygments_dark_style": "github-dark",
     },
-    "html_math_renderer": "mathml",
+    "mathjax_path": MATHJAX,
     "html_css_files": ["book.css"],
     "html_static_path": ["static"],
     "html_show_copyright": False,
@@ -93,26 +95,6 @@ SETTINGS = {
 }
 
 
-def setup(app) -> dict:
-    """Makes this file an extension of Sphinx: formulas become MathML, which browsers set without a script."""
-    from docutils.utils.math import MathError, latex2mathml
-
-    def visit(block):
-        def write(translator, node):
-            try:
-                translator.body.append(latex2mathml.tex2mathml(node.astext(), as_block=block))
-            except MathError:
-                translator.body.append(f"<code>{translator.encode(node.astext())}</code>")
-            from docutils.nodes import SkipNode
-
-            raise SkipNode
-
-        return write
-
-    app.add_html_math_renderer("mathml", (visit(False), None), (visit(True), None))
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
-
-
 # -- the sources ---------------------------------------------------------------------------------------------------
 
 
@@ -120,6 +102,8 @@ def write_sources(folder: Path) -> None:
     """The pages as Sphinx reads them: prose, notebooks, results, package."""
     (folder / "static").mkdir(parents=True)
     (folder / "static" / "book.css").write_text(CSS)
+    mathjax = find_spec("sphinx-mathjax-offline").submodule_search_locations[0]
+    shutil.copy(Path(mathjax, "static", "mathjax", MATHJAX), folder / "static")
     docs = CHECKOUT / "docs" if in_checkout() else PACKAGE / "docs"
     pages = {path.name: path for path in docs.glob("*.md")}
     if in_checkout():
@@ -154,6 +138,7 @@ def _page(notebook: Notebook) -> dict:
     shown = plain if plain in executed else [notebook.path, *executed][-1]
     content = copy.deepcopy(json.loads(shown.read_text(encoding="utf-8")))
     content["metadata"] = {key: content["metadata"][key] for key in ("kernelspec", "language_info")}
+    content["cells"] = [cell for cell in content["cells"] if not _says_only_its_run(cell)]
     for cell in content["cells"]:
         cell["metadata"] = {"tags": [tag for tag in cell["metadata"].get("tags", []) if tag == "parameters"]}
         cell["outputs"] = [one for one in cell.get("outputs", []) if WIDGET not in one.get("data", {})]
@@ -163,6 +148,13 @@ def _page(notebook: Notebook) -> dict:
         note = {"cell_type": "markdown", "id": "not-run", "metadata": {}, "source": NOT_RUN.format(notebook.stem[:2])}
         content["cells"].insert(1, note)
     return content
+
+
+def _says_only_its_run(cell: dict) -> bool:
+    """True for papermill's cell where it sets nothing but the run's name and whether it goes on."""
+    lines = "".join(cell["source"]).splitlines()
+    named = all(re.match(r"# Parameters|run = |resume = ", line) for line in lines)
+    return "injected-parameters" in cell["metadata"].get("tags", []) and named
 
 
 def _contents(folder: Path, stems: list[str]) -> str:
@@ -250,7 +242,9 @@ def _prose(docstring: str) -> str:
 CSS = """\
 /* Tables wider than a phone scroll by themselves; formulas too. */
 .bd-article table { display: block; max-width: 100%; overflow-x: auto; }
-math[display="block"] { overflow-x: auto; overflow-y: hidden; padding: .3em 0; }
+.bd-article div.math { overflow-x: auto; overflow-y: hidden; }
 .bd-article pre { font-size: .8em; overflow-x: auto; }
 .bd-article :is(h1, h2, h3, h4, h5, p, li, code) { overflow-wrap: anywhere; }
+.bd-article :is(td, th), .bd-article :is(td, th) p { overflow-wrap: normal; }
+.bd-article table.dataframe :is(td, th) { white-space: nowrap; }
 """
