@@ -45,11 +45,11 @@ METHODS = ("clip", "cfine", "cffa", "interactreid-1", "interactreid", "diana")
 GOAL = 1.15  # a step should take at most so many times the bare one
 SCALE = 50.0  # inverse temperature of the bare step
 RANDOM: dict[str, dict[str, Any]] = {
-    "clip": {"pretrained": ""},
-    "cfine": {"pretrained": "", "text_encoder": "base-random"},
-    "cffa": {"pretrained": ""},
-    "interactreid-1": {"pretrained": ""},
-    "interactreid": {"pretrained": ""},
+    "clip": {"backbone": "ViT-B-16-quickgelu"},
+    "cfine": {"backbone": "ViT-B-16-quickgelu", "text_encoder": "base-random"},
+    "cffa": {"backbone": "ViT-B-16-quickgelu"},
+    "interactreid-1": {"backbone": "ViT-B-16-quickgelu"},
+    "interactreid": {"backbone": "ViT-B-16-quickgelu"},
     "diana": {"image_tower": "swinv2-base-random", "text_tower": "llama-3.2-1b-random", "drop_path": 0.0},
 }
 WHOLE = {"diana": {"random_rounds": False}}  # both steps read whole dialogues, which training cuts off at random

@@ -24,8 +24,8 @@ class Config:
     factor changes with each step or with each epoch, as the papers differ in this.
     """
 
-    backbone: str = "toy"  # an open_clip name, "toy" or "toy-random"
-    pretrained: str = ""  # an open_clip tag or a file; empty: as the backbone comes
+    backbone: str = "toy"  # a CLIP by name: "toy", "ARCH:TAG", "ARCH:/file", a folder, "hf-hub:..."; see create_clip
+    positions: str = "bicubic"  # how its grid of positions is interpolated to image_size, or "bilinear"
     image_size: tuple[int, int] = (128, 64)  # height, width
     augment: str = "irra"
     back_translation: float = 0.0  # how often a caption is replaced by its back-translation, where there is one

@@ -4,6 +4,7 @@ A file is read without running what is in it. Sizes come from its tensors; parts
 absent; a name that is neither known nor named here as unused is refused.
 """
 
+import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 
 from reidlib.backbones.bert import TextEncoder, build_bert
 from reidlib.backbones.openai import clip_like
-from reidlib.backbones.transformers import official_sizes
+from reidlib.backbones.swin_llama import TransformerTowers, Vocabulary, swin_of
 from reidlib.config import nearest
+from reidlib.data.transforms import IMAGENET
 from reidlib.errors import CheckpointError, ConfigError
 from reidlib.methods.base import Method
 from reidlib.methods.cffa import CFFA, CFFAConfig
@@ -116,7 +118,7 @@ def _cfine(kind: str, path: Path, settings: dict[str, Any]) -> CFine:
         text = TextEncoder(_bert_like(state), CFineConfig.paper().text_encoder, CFineConfig.paper().text_length)
         sizes = {"image_size": clip.image_size, "heads": max(text.width // 64, 1)}
         people = state["head.classifier"].shape[-1] if "head.classifier" in state else 0
-        model = CFine(CFineConfig.paper().replace(**sizes | settings), people, clip=clip, text=text)
+        model = CFine(CFineConfig.paper().replace(**sizes | settings), people, clip=clip, bert=text)
     load_state(model, state, optional=_unless("head.classifier", state), source=path)
     return model
 
@@ -156,9 +158,11 @@ def _tbps(kind: str, path: Path, settings: dict[str, Any]) -> Method:
     """TBPS-CLIP and InteractReID's first stage are one CLIP; the second stage has a mapping network beside it."""
     state = renamed(_checked(read(path, "model", allow=[_EasyDict]), kind, path), NAMES["tbps"])
     with fitting(path):
-        clip = clip_like(_under(state, "clip.model."), settings.get("image_size"))
+        clip = clip_like(_under(state, "clip.model."), settings.get("image_size"), IMAGENET)
         settings = {"image_size": clip.image_size} | settings
-        if kind == "interactreid":
+        if kind == "tbps-clip":
+            model = Clip(ClipConfig.paper().replace(**settings), clip=clip)
+        elif kind == "interactreid":
             hidden = state["mapping.fc_out.weight"].shape[1]
             model = InteractReIDInvert(InvertConfig.paper().replace(mapping_width=hidden, **settings), clip=clip)
         else:
@@ -173,24 +177,31 @@ def _diana(kind: str, path: Path, settings: dict[str, Any]) -> DiaNA:
     It does not hold the picture size or the system prompt that the model was trained with: the official prompt can be
     given as `system`.
     """
-    if not official_sizes(path):
-        raise CheckpointError(f"{path} should hold a config.json with llama_config and vision_config.")
+    from transformers import LlamaConfig, LlamaModel, Swinv2Config
+
+    config = _sizes(path)
     state = renamed(read(path), NAMES["diana"])
     if "refiner.attr_query_token" not in state:
         raise CheckpointError(f"{path} should hold refiner.attr_query_token; it has no refiner.")
     with fitting(path):
         _, num_queries, embed_dim = state["refiner.attr_query_token"].shape
     sizes = {
-        "towers": "transformers",
-        "image_tower": str(path),
-        "text_tower": str(path),
         "embed_dim": embed_dim,
         "num_queries": num_queries,
         "refiner_layers": _count(state, "refiner.transformer.resblocks."),
     }
-    method, config = (DiaNAPretrain, DianaPretrainConfig) if kind == "diana-1" else (DiaNA, DianaConfig)
+    method, settings_class = (DiaNAPretrain, DianaPretrainConfig) if kind == "diana-1" else (DiaNA, DianaConfig)
+    settings = settings_class.preset("paper", **(sizes | settings))
     with fitting(path):
-        model = method(config.preset("paper", **(sizes | settings)))
+        vision = Swinv2Config(**config["vision_config"] | {"image_size": settings.image_size})
+        told = {
+            name: getattr(settings, name) for name in ("system", "caption_system", "caption_questions", "max_length")
+        }
+        language = LlamaModel(LlamaConfig(**config["llama_config"]))
+        towers = TransformerTowers(
+            swin_of(vision, settings.drop_path), language, Vocabulary.pretrained(str(path)), **told
+        )
+        model = method(settings, towers=towers)
     load_state(model, state, source=path)
     return model
 
@@ -210,6 +221,20 @@ KINDS: dict[str, Kind] = {
     "diana-1": Kind(_diana),
     "diana": Kind(_diana),
 }
+
+
+def _sizes(folder: Path) -> dict[str, Any]:
+    """The config.json of an official DiaNA checkpoint."""
+    path = folder / "config.json"
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is missing or not valid JSON; expected DiaNA's settings.") from error
+    if not isinstance(content, dict) or not all(
+        isinstance(content.get(f"{k}_config"), dict) for k in ("llama", "vision")
+    ):
+        raise CheckpointError(f"{path} should hold llama_config and vision_config.")
+    return content
 
 
 def _checked(state: dict[str, Tensor], kind: str, path: Path) -> dict[str, Tensor]:

@@ -96,10 +96,15 @@ def load_model(run: str, part: str = "", which: str = "best") -> Method:
     file = paths.inside(paths.outputs_dir(), f"{run}/{part}") / "checkpoint" / f"{which}.safetensors"
     state = weights.state_of(file)
     try:
-        method, settings, people = state["method"], dict(state["config"]), int(state["num_classes"])
+        method, settings, people, towers = (
+            state["method"],
+            dict(state["config"]),
+            int(state["num_classes"]),
+            dict(state.get("towers") or {}),
+        )
     except (LookupError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file} does not say of which method it is; expected a checkpoint of fit.") from error
-    model = methods.create(method, settings, people)
+    model = methods.create(method, settings, people, towers)
     weights.load(file, model)
     _loaded[f"{run}/{part}".strip("/")] = weights.fingerprint(model)
     return model.eval()

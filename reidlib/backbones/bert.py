@@ -1,12 +1,16 @@
 """Text encoders of the transformers library by name: tokens, the last layer's attention, and their tokenizer."""
 
+import json
+import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 from torch import Tensor, nn
 
-from reidlib.backbones.clip import Tokens, pad_and_cut
+from reidlib.backbones.clip import Tokens, packed, pad_and_cut, unpack
 from reidlib.errors import ReidError
 
 # BERTs with random weights. Their words are CLIP's byte pairs, which come with open_clip: nothing is downloaded.
@@ -24,15 +28,43 @@ class TextEncoder(nn.Module):
 
     model: any encoder whose output has `last_hidden_state` and `attentions`. name: whose tokenizer to use, a key of
     `RANDOM` or a Hugging Face name or folder; it is opened when it is first needed. length: captions are padded and
-    cut to so many tokens.
+    cut to so many tokens. tokenizer: one of transformers, in place of that of `name`.
     """
 
-    def __init__(self, model: nn.Module, name: str, length: int):
+    def __init__(self, model: nn.Module, name: str, length: int, tokenizer: Any = None):
         super().__init__()
         if getattr(model, "pooler", None) is not None:
             model.pooler = None  # reads the first token through one more layer, which no method here asks for
         model.config.use_cache = False  # of what a decoder would read again
         self.model, self.name, self.length = model, name, length
+        self._tokenizer = [tokenizer]  # in a list: not a module, and shared by copies
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """All that `from_spec` needs to build the encoder again, without its weights: JSON values.
+
+        Its tokenizer's files are a part of it; a tokenizer that is not on this machine stays a name.
+        """
+        files = None
+        if self.name not in RANDOM:
+            with suppress(ReidError):
+                files = packed(self._words)
+        return {
+            "kind": "text",
+            "config": json.loads(self.model.config.to_json_string(use_diff=False)),
+            "name": self.name,
+            "length": self.length,
+            "tokenizer": files,
+        }
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any]) -> Self:
+        """The encoder of a `spec` with random weights; nothing is fetched."""
+        from transformers import AutoModel
+
+        model = AutoModel.from_config(config_of(spec["config"]), attn_implementation="eager")
+        tokenizer = tokenizer_of(spec["tokenizer"]) if spec["tokenizer"] else None
+        return cls(model, spec["name"], spec["length"], tokenizer)
 
     @property
     def width(self) -> int:
@@ -45,13 +77,20 @@ class TextEncoder(nn.Module):
 
     def tokenize(self, texts: list[str]) -> Tensor:
         """Token ids (B, length); too long ones are cut, but for their last token, and a warning counts them."""
-        encode = _encoder(self.name)
-        return pad_and_cut([encode(text) for text in texts], self.length, self.pad)
+        words = self._words
+        if self.name in RANDOM:  # 0, a rare "!", stands for padding here
+            rows = [[words.sot_token_id, *filter(None, words.encode(text)), words.eot_token_id] for text in texts]
+        else:
+            rows = [words.encode(text, verbose=False) for text in texts]
+        return pad_and_cut(rows, self.length, self.pad)
 
     def pieces(self, ids: Tensor) -> list[str]:
         """What each of the token ids (L,) stands for."""
-        tokenizer = _clip_words() if self.name in RANDOM else _tokenizer(self.name)
-        return [tokenizer.decode([token]).strip() for token in ids.tolist()]
+        return [self._words.decode([token]).strip() for token in ids.tolist()]
+
+    @property
+    def _words(self) -> Any:
+        return self._tokenizer[0] or (_clip_words() if self.name in RANDOM else _tokenizer(self.name))
 
     def forward(self, ids: Tensor) -> Tokens:
         """(B, L) -> tokens (B, L, width) of the last layer and its attention (B, L, L) averaged over heads.
@@ -99,13 +138,19 @@ def build_bert(**sizes: int) -> nn.Module:
     return BertModel(BertConfig(attn_implementation="eager", **sizes), add_pooling_layer=False)
 
 
-@cache
-def _encoder(name: str) -> Callable[[str], list[int]]:
-    if name in RANDOM:
-        words = _clip_words()
-        start, end = words.sot_token_id, words.eot_token_id
-        return lambda text: [start, *filter(None, words.encode(text)), end]  # 0, a rare "!", stands for padding here
-    return lambda text: _tokenizer(name).encode(text, verbose=False)
+def config_of(values: dict[str, Any]):
+    """The config of transformers that `values`, its own dictionary, came from."""
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(**values)
+
+
+def tokenizer_of(files: dict[str, str]):
+    """The tokenizer of transformers in `backbones.clip.packed` files."""
+    from transformers import AutoTokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        return AutoTokenizer.from_pretrained(unpack(files, Path(folder)))
 
 
 @cache

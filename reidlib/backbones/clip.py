@@ -1,17 +1,32 @@
-"""CLIP by any open_clip name at any input size, with its tokens and the last block's attention on request."""
+"""CLIP by any open_clip name at any input size, with its own preprocessing, tokenizer, tokens and attention."""
 
+import base64
+import json
 import logging
+import tempfile
 import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
-from reidlib.errors import ConfigError, ReidError
+from reidlib.config import nearest
+from reidlib.data.images import Preprocess
+from reidlib.errors import CheckpointError, ConfigError, ReidError
 
 PAD, MASK_ID = 0, 49405  # CLIP pads with 0; 49405 is the rare word "jekyll", which TBPS-CLIP and IRRA use as the mask
+TOY = ("toy", "toy-random")
+POSITIONS = ("bicubic", "bilinear")
+LARGEST = 64_000_000  # bytes of a tokenizer's file
 
 
 class Tokens(NamedTuple):
@@ -22,21 +37,79 @@ class Tokens(NamedTuple):
 
 
 class CLIP(nn.Module):
-    """An open_clip model behind one face: pooled features, tokens, attention, tokenizer.
+    """An open_clip model behind one face: pooled features, tokens, attention, tokenizer, preprocessing.
 
-    `model` keeps open_clip's parameter names (those of OpenAI's release for its models). Captions may be given at any
-    length up to `context_length`: under the causal mask what follows the end-of-text token changes nothing before it.
+    `model` keeps open_clip's parameter names (those of OpenAI's release for its models). preprocess: how it takes
+    pictures; left out, as open_clip says on the model. config: open_clip's `model_cfg` of it, without which the model
+    cannot be built again from a checkpoint.
+
+    Text towers that read causally up to an end token (`reads_words`) take captions at any length up to
+    `context_length`: what follows the end changes nothing before it. Others take them at their full length only.
     """
 
-    def __init__(self, model: nn.Module, tokenizer):
+    def __init__(
+        self, model: nn.Module, tokenizer, preprocess: Preprocess | None = None, config: dict[str, Any] | None = None
+    ):
         super().__init__()
-        self.model = model
+        self.model, self.config = model, config
         self._tokenizer = [tokenizer]  # in a list: not a module, and shared by copies
+        self.preprocess = preprocess or _preprocess(model)
+
+    @property
+    def spec(self) -> dict[str, Any] | None:
+        """All that `from_spec` needs to build the model again, without its weights: JSON values; None if unknown."""
+        if self.config is None:
+            return None
+        files = None if self._byte_pairs else packed(self._tokenizer[0].tokenizer)
+        towers = {"model_cfg": self.config, "preprocess": self.preprocess.as_dict(), "tokenizer": files}
+        return {"kind": "clip", **towers}
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any]) -> Self:
+        """The model of a `spec` with random weights; nothing is fetched."""
+        preprocess = Preprocess.from_dict(spec["preprocess"])
+        with tempfile.TemporaryDirectory() as folder:
+            write_folder(Path(folder), spec["model_cfg"], preprocess)
+            if spec["tokenizer"]:
+                unpack(spec["tokenizer"], Path(folder))
+            name = f"local-dir:{folder}"
+            model, tokenizer = _built(name, None, preprocess.size, f"a model of {folder}")
+        return cls(model, tokenizer, preprocess, spec["model_cfg"])
 
     @property
     def image_size(self) -> tuple[int, int]:
-        size = self.model.visual.image_size
-        return tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+        return self.preprocess.size
+
+    @property
+    def gives_patches(self) -> bool:
+        """Whether the image tower is one of open_clip's own ViT models, read at the class token."""
+        from open_clip.transformer import VisionTransformer
+
+        visual = self.model.visual
+        own = isinstance(visual, VisionTransformer) and visual.attn_pool is None
+        return own and visual.pool_type == "tok" and not visual.final_ln_after_pool
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether the text tower reads CLIP's byte pairs causally and is read at the end token."""
+        text = self._text
+        causal = getattr(text, "attn_mask", None) is not None and getattr(text, "cls_emb", None) is None
+        pooled = getattr(text, "pool_type", getattr(text, "text_pool_type", ""))
+        return self._byte_pairs and causal and pooled == "argmax" and hasattr(text, "token_embedding")
+
+    def require(self, method: str, *, patches: bool = False, words: bool = False) -> None:
+        """Raises ConfigError where a method needs the tokens of a tower that gives none."""
+        visual = type(self.model.visual).__name__
+        if patches and not self.gives_patches:
+            raise ConfigError(
+                f"{method} compares patches, and the image tower of this model ({visual}) gives none; choose one of "
+                "open_clip's own ViT models, such as ViT-B-16:openai."
+            )
+        if words and not self.reads_words:
+            raise ConfigError(
+                f"{method} reads the tokens of words, and the text tower of this model is not a causal one with CLIP's "
+                "byte pairs; choose a model such as ViT-B-16:openai."
+            )
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -46,6 +119,8 @@ class CLIP(nn.Module):
     @property
     def embed_dim(self) -> int:
         """Width of the space that both towers share."""
+        if self.config:
+            return self.config["embed_dim"]
         projection = self._text.text_projection
         return projection.out_features if isinstance(projection, nn.Linear) else projection.shape[1]
 
@@ -60,7 +135,7 @@ class CLIP(nn.Module):
 
     @property
     def context_length(self) -> int:
-        return self._text.context_length
+        return getattr(self._text, "context_length", self._tokenizer[0].context_length)
 
     @property
     def vocab_size(self) -> int:
@@ -75,6 +150,10 @@ class CLIP(nn.Module):
     def _text(self) -> nn.Module:
         return getattr(self.model, "text", self.model)
 
+    @property
+    def _byte_pairs(self) -> bool:
+        return hasattr(self._tokenizer[0], "sot_token_id")
+
     # -- pictures --------------------------------------------------------------------------------------------------
 
     def encode_image(self, images: Tensor) -> Tensor:
@@ -87,10 +166,6 @@ class CLIP(nn.Module):
         images: (B, 3, H, W). Returns tokens (B, 1 + patches, embed_dim or image_width).
         """
         visual = self.model.visual
-        if not hasattr(visual, "transformer"):
-            raise ConfigError(
-                f"{type(visual).__name__} gives no tokens; this method needs one of open_clip's own ViT models."
-            )
         with _Attention(visual.transformer.resblocks, attention) as seen:
             out = visual.forward_intermediates(
                 images,
@@ -105,9 +180,14 @@ class CLIP(nn.Module):
 
     # -- words -----------------------------------------------------------------------------------------------------
 
-    def tokenize(self, texts: list[str]) -> Tensor:
-        """Token ids (B, context_length), padded with 0; texts that are too long are cut, counted and warned about."""
-        return pad_and_cut([self._encode(text) for text in texts], self.context_length, PAD)
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Token ids (B, context_length), padded; texts that are too long are cut, counted and warned about."""
+        tokenizer = self._tokenizer[0]
+        if self._byte_pairs:
+            return pad_and_cut([self._encode(text) for text in texts], self.context_length, PAD)
+        ids = tokenizer(list(texts), self.context_length)
+        count_cut([len(self._encode(text)) - self.context_length for text in texts], self.context_length)
+        return ids
 
     def count_tokens(self, text: str) -> tuple[int, int]:
         """How many tokens `text` takes, and how many there is room for."""
@@ -115,25 +195,31 @@ class CLIP(nn.Module):
 
     def words(self, ids: Tensor) -> list[str]:
         """The tokens of one caption (L,) as readable pieces, up to the end-of-text token."""
-        ids = ids[: int(ids.argmax()) + 1].tolist()
-        return [self._tokenizer[0].decode([i]).strip() for i in ids]
+        if self._byte_pairs:
+            return self.pieces(ids[: int(ids.argmax()) + 1])
+        return self.pieces(ids[ids != self._tokenizer[0].tokenizer.pad_token_id])
 
     def _encode(self, text: str) -> list[int]:
         tokenizer = self._tokenizer[0]
-        return [tokenizer.sot_token_id, *tokenizer.encode(text), tokenizer.eot_token_id]
+        if self._byte_pairs:
+            return [tokenizer.sot_token_id, *tokenizer.encode(text), tokenizer.eot_token_id]
+        return tokenizer.tokenizer(tokenizer.clean_fn(text), verbose=False).input_ids
 
     def encode_text(self, ids: Tensor, embedded: Tensor | None = None) -> Tensor:
-        """(B, L) -> (B, embed_dim), read at the end-of-text token, not normalised.
+        """(B, L) -> (B, embed_dim), as the model pools its text, not normalised.
 
-        `embedded` (B, L, text_width) takes the place of the looked-up token embeddings.
+        `embedded` (B, L, text_width) takes the place of the looked-up token embeddings; only where `reads_words`.
         """
+        if not self.reads_words:
+            return self.model.encode_text(ids)
         ids = trim(ids)
         tokens = self.text_tokens(ids, embedded=embedded).tokens
         return tokens[torch.arange(len(ids), device=ids.device), ids.argmax(dim=-1)]
 
     def pieces(self, ids: Tensor) -> list[str]:
         """What each of the token ids (L,) stands for."""
-        return [self._tokenizer[0].decode([token]).strip() for token in ids.tolist()]
+        decode = self._tokenizer[0].decode if self._byte_pairs else self._tokenizer[0].tokenizer.decode
+        return [decode([token]).strip() for token in ids.tolist()]
 
     def embed_tokens(self, ids: Tensor) -> Tensor:
         """Token embeddings before positions are added, (B, L) -> (B, L, text_width)."""
@@ -203,17 +289,22 @@ def pad_and_cut(
 
     keep_end: a row that is cut keeps its last token. to_longest: L is that of the longest row left, not `length`.
     """
-    over = [len(row) - length for row in rows if len(row) > length]
-    if over:
-        warnings.warn(
-            f"{len(over)} of {len(rows)} texts are longer than {length} tokens and were cut, by up to {max(over)}.",
-            stacklevel=3,
-        )
+    count_cut([len(row) - length for row in rows], length)
     rows = [row if len(row) <= length else row[: length - keep_end] + row[len(row) - keep_end :] for row in rows]
     ids = torch.full((len(rows), max(map(len, rows), default=0) if to_longest else length), pad)
     for ids_row, row in zip(ids, rows, strict=True):
         ids_row[: len(row)] = torch.tensor(row, dtype=torch.long)
     return ids
+
+
+def count_cut(over: list[int], length: int) -> None:
+    """Warns of texts that are cut; `over`: by how many tokens each text is longer than `length`."""
+    cut = [tokens for tokens in over if tokens > 0]
+    if cut:
+        warnings.warn(
+            f"{len(cut)} of {len(over)} texts are longer than {length} tokens and were cut, by up to {max(cut)}.",
+            stacklevel=4,
+        )
 
 
 def trim(ids: Tensor) -> Tensor:
@@ -224,51 +315,185 @@ def trim(ids: Tensor) -> Tensor:
     return ids[:, : int(ids.argmax(dim=1).max()) + 1]
 
 
-def create_clip(
-    name: str, image_size: tuple[int, int] | None = None, pretrained: str = "", text_dropout: float = 0.0
-) -> CLIP:
+def create_clip(name: str, image_size: tuple[int, int] | None = None, positions: str = "bicubic") -> CLIP:
     """A CLIP by name.
 
-    name: any open_clip model name; "toy" is the small one shipped with this package, pre-trained on drawn people, and
-    "toy-random" the same without its weights. image_size: (height, width); positions are interpolated to it.
-    pretrained: an open_clip tag or a local file; empty leaves the weights random. text_dropout: probability that an
-    attention weight of the text tower is dropped in training. Raises ConfigError for an unknown name or tag and
-    ReidError when weights must be fetched and cannot be.
+    name: "toy", the small one shipped with this package and pre-trained on drawn people, or "toy-random", the same
+    without its weights; `ARCH:TAG` or `ARCH:/file` with an architecture of open_clip, one of its tags or a weights
+    file, or `ARCH` alone with random weights; a folder in open_clip's layout; `hf-hub:<user>/<name>`.
+
+    image_size: (height, width) of the crops of people it is for. Nothing may be cut off them, so they are squashed to
+    it, whatever the model's own pipeline does with a picture's aspect; left out, size and resizing are the model's own.
+    positions: how the grid of positions is interpolated to another size, "bicubic" with antialiasing as open_clip does
+    or "bilinear" as the official code of IRRA and CFFA.
+
+    Raises ConfigError for an unknown name or tag and ReidError when weights must be fetched and cannot be.
     """
-    if name in ("toy", "toy-random"):
+    if positions not in POSITIONS:
+        raise ConfigError(f"positions should be one of {', '.join(POSITIONS)} and is {positions!r}.")
+    image_size = None if image_size is None else tuple(image_size)
+    if name in TOY:
         from reidlib.backbones.toy import toy_clip
 
-        clip = toy_clip(image_size, weights=name == "toy")
-    else:
-        clip = _open_clip(name, image_size, pretrained)
-    for block in clip._text.transformer.resblocks if text_dropout else ():
-        block.attn.dropout = text_dropout
+        return toy_clip(image_size, weights=name == "toy")
+    bilinear = positions == "bilinear" and image_size is not None
+    clip = _open_clip(name, None if bilinear else image_size)
+    if image_size is not None:
+        clip.preprocess = replace(clip.preprocess, size=image_size, resize="squash")
+        if bilinear:
+            _stretch_positions(clip, image_size)
     return clip
 
 
-def _open_clip(name: str, image_size: tuple[int, int] | None, pretrained: str) -> CLIP:
+def _open_clip(name: str, image_size: tuple[int, int] | None) -> CLIP:
+    """The model that a name means, at its own size or another; `ARCH:/file` normalises as the tags of ARCH do."""
     import open_clip
 
-    if name not in open_clip.list_models():
-        from reidlib.config import nearest
+    source, weights = _source(name)
+    found = open_clip.get_pretrained_cfg(source, weights) if weights else {}
+    tags = open_clip.list_pretrained_tags_by_model(source)
+    about = found or (open_clip.get_pretrained_cfg(source, tags[0]) if tags else {})
+    quick = {"quick_gelu": True} if found.get("quick_gelu") else {}
+    model, tokenizer = _built(source, weights, image_size, name, bool(quick), about)
+    return CLIP(model, tokenizer, None, _model_config(source) | quick)
 
-        raise ConfigError(f"open_clip knows no model {name!r}; {nearest(name, open_clip.list_models())}.")
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if pretrained and pretrained not in tags and not Path(pretrained).is_file():
+
+def _source(name: str) -> tuple[str, str]:
+    """What open_clip calls the model, and its tag or file; ConfigError where `name` means nothing."""
+    import open_clip
+
+    if name.startswith("hf-hub:"):
+        return name, ""
+    folder = Path(name.removeprefix("local-dir:"))
+    if (folder / "open_clip_config.json").is_file():
+        return f"local-dir:{folder}", ""
+    arch, _, weights = name.partition(":")
+    if arch not in open_clip.list_models():
+        if folder.exists():
+            raise ConfigError(
+                f"{folder} is not a folder with open_clip_config.json; a file of weights is named with its "
+                "architecture, as in ViT-B-16:/path/to/file."
+            )
+        raise ConfigError(f"open_clip knows no model {arch!r}; {nearest(arch, open_clip.list_models())}.")
+    tags = open_clip.list_pretrained_tags_by_model(arch)
+    if weights and weights not in tags and not Path(weights).is_file():
         choices = ", ".join(["a local file", *tags])
-        raise ConfigError(f"{name} has no weights {pretrained!r}; expected one of: {choices}.")
-    logging.getLogger().addFilter(_nothing)  # open_clip narrates every step on the root logger
+        raise ConfigError(f"{arch} has no weights {weights!r}; expected one of: {choices}.")
+    return arch, weights
+
+
+def _model_config(source: str) -> dict[str, Any]:
+    from open_clip.factory import get_model_config
+
+    return deepcopy(get_model_config(source))
+
+
+def _built(
+    source: str,
+    weights: str | None,
+    image_size: tuple[int, int] | None,
+    name: str,
+    quick_gelu: bool = False,
+    about: dict[str, Any] | None = None,
+) -> tuple[nn.Module, Any]:
+    """open_clip's model and tokenizer; ReidError, in one sentence, where something must be fetched and cannot be."""
+    import open_clip
+
+    size = image_size[0] if image_size and image_size[0] == image_size[1] else image_size  # ResNets take numbers only
+    options = {"force_image_size": size, "pretrained_text": False, "force_quick_gelu": quick_gelu}
+    told = {key: (about or {})[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in (about or {})}
+    what = f"The weights of {name}"
     try:
-        model = open_clip.create_model(name, pretrained=pretrained or None, force_image_size=image_size)
-        return CLIP(model, open_clip.get_tokenizer(name))
-    except (OSError, RuntimeError, ValueError, UnpicklingError) as error:
-        what = f"The weights {pretrained!r} of {name}" if pretrained else f"What {name} is made of"
+        with _silent():
+            model = open_clip.create_model(source, pretrained=weights or None, force_preprocess_cfg=told, **options)
+            words = _model_config(source)["text_cfg"].get("hf_tokenizer_name", "its own")
+            what = f"The tokenizer of {name} ({words})"
+            beside = Path(weights or "").parent
+            if weights and (beside / "tokenizer_config.json").is_file():
+                tokenizer = _tokenizer_beside(beside, model, source)
+            else:
+                tokenizer = open_clip.get_tokenizer(source)
+    except TypeError as error:  # a ResNet computes with one side
+        raise ConfigError(f"{name} does not take pictures of {image_size}; expected its own size ({error}).") from error
+    except (OSError, RuntimeError, ValueError, UnpicklingError, ImportError) as error:
+        said = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
         raise ReidError(
-            f"{what} could not be loaded: {str(error).splitlines()[0].rstrip('.')}. Without a network, fetch them on "
-            "another machine and give the file's path as `pretrained`."
+            f"{what} could not be loaded: {said[:300]}. Without a network, fetch it on another machine (`hf download`) and "
+            "name the file as ARCH:/file, its tokenizer's files beside it, or the folder."
         ) from error
+    return model, tokenizer
+
+
+def _tokenizer_beside(folder: Path, model: nn.Module, source: str):
+    from open_clip.tokenizer import HFTokenizer
+
+    text = _model_config(source)["text_cfg"]
+    options = {"tokenizer_mode": text.get("tokenizer_mode"), **text.get("tokenizer_kwargs", {})}
+    return HFTokenizer(str(folder), context_length=text.get("context_length", 77), **options)
+
+
+def _preprocess(model: nn.Module) -> Preprocess:
+    """As open_clip says on the model, or its defaults."""
+    from open_clip.transform import PreprocessCfg
+
+    default = PreprocessCfg()
+    said = getattr(model.visual, "preprocess_cfg", None) or vars(default) | {"size": model.visual.image_size}
+    size = said["size"]
+    size = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+    # Where sides differ, `shortest` would cut people off: see `create_clip`.
+    resize = said["resize_mode"] if size[0] == size[1] else "squash"
+    return Preprocess(size, tuple(said["mean"]), tuple(said["std"]), said["interpolation"], resize)
+
+
+def _stretch_positions(clip: CLIP, image_size: tuple[int, int]) -> None:
+    """Interpolates the positions of open_clip's own ViT bilinearly to another picture size, in place."""
+    clip.require("positions='bilinear'", patches=True)
+    visual = clip.model.visual
+    grid = tuple(side // patch for side, patch in zip(image_size, visual.patch_size, strict=True))
+    known = visual.positional_embedding.detach()
+    patches = known[1:].T.view(1, -1, *visual.grid_size)
+    patches = interpolate(patches, size=grid, mode="bilinear", align_corners=False)
+    visual.positional_embedding = nn.Parameter(torch.cat([known[:1], patches.flatten(2)[0].T]))
+    visual.image_size, visual.grid_size = image_size, grid
+
+
+def write_folder(folder: Path, config: dict[str, Any], preprocess: Preprocess) -> None:
+    """`open_clip_config.json` as open_clip's `local-dir:` reads it."""
+    told = {"mean": preprocess.mean, "std": preprocess.std, "interpolation": preprocess.interpolation}
+    content = {"model_cfg": config, "preprocess_cfg": {**told, "resize_mode": preprocess.resize}}
+    (folder / "open_clip_config.json").write_text(json.dumps(content, indent=1))
+
+
+@cache
+def packed(tokenizer) -> dict[str, str]:
+    """A tokenizer of transformers as its files: name -> compressed content, to be kept in a checkpoint."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        files = [file for file in sorted(Path(folder).iterdir()) if file.is_file()]
+        return {file.name: base64.b64encode(zlib.compress(file.read_bytes(), 9)).decode() for file in files}
+
+
+def unpack(files: dict[str, str], folder: Path) -> Path:
+    """Writes the files of `packed` into a folder; CheckpointError for what `packed` never writes."""
+    for name, content in files.items():
+        if Path(name).name != name or name in ("", "..") or not name.endswith((".json", ".txt", ".model", ".jinja")):
+            raise CheckpointError(f"A checkpoint's tokenizer has a file {name!r}; expected names as tokenizer.json.")
+        engine = zlib.decompressobj()
+        (folder / name).write_bytes(engine.decompress(base64.b64decode(content), LARGEST))
+        if engine.unconsumed_tail:
+            raise CheckpointError(f"A checkpoint's tokenizer file {name} unpacks to more than {LARGEST:,} bytes.")
+    return folder
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """open_clip narrates every step on the root logger."""
+    log = logging.getLogger()
+    log.addFilter(_nothing)
+    try:
+        yield
     finally:
-        logging.getLogger().removeFilter(_nothing)
+        log.removeFilter(_nothing)
 
 
 def _nothing(record: logging.LogRecord) -> bool:

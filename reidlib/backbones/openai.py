@@ -7,16 +7,22 @@ import torch
 from torch import Tensor
 
 from reidlib.backbones.clip import CLIP
+from reidlib.data.images import Preprocess
+from reidlib.data.transforms import CLIP as STATISTICS
 from reidlib.errors import CheckpointError
 
+Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 SPARE = 10_000_000  # numbers that a model may have beyond twice those of its checkpoint
 
 
-def clip_like(state: dict[str, Tensor], image_size: tuple[int, int] | None = None) -> CLIP:
+def clip_like(
+    state: dict[str, Tensor], image_size: tuple[int, int] | None = None, statistics: Statistics = STATISTICS
+) -> CLIP:
     """A CLIP with random weights of the sizes in `state`, heads 64 wide.
 
     state: names as `visual.conv1.weight`, `transformer.resblocks.0.ln_1.weight`; without those of a text
-    tower it has a tiny one. image_size: (height, width), needed where the patches are not a square. Raises
+    tower it has a tiny one. image_size: (height, width), needed where the patches are not a square. statistics: mean
+    and deviation of its pictures, OpenAI's where nothing else is said. Raises
     CheckpointError for a name that is missing, patches that do not fit `image_size`, and sizes far beyond the file.
     """
     import open_clip
@@ -35,24 +41,27 @@ def clip_like(state: dict[str, Tensor], image_size: tuple[int, int] | None = Non
             f"The checkpoint's image tower has {patches} patches of {patch} pixels, which pictures of {height} x "
             f"{across} do not give; pass its image_size (height, width)."
         )
-    sizes = (
-        embed_dim,
-        {"width": width, "layers": _depth(state, "visual."), "patch_size": patch, "image_size": (height, across)},
-        {
+    vision = {"width": width, "layers": _depth(state, "visual."), "patch_size": patch, "image_size": (height, across)}
+    config = {
+        "embed_dim": embed_dim,
+        "vision_cfg": vision,
+        "text_cfg": {
             "width": text_width,
             "layers": max(_depth(state, ""), 1),
             "heads": max(text_width // 64, 1),
             "context_length": length,
             "vocab_size": vocab,
         },
-    )
+        "quick_gelu": True,
+    }
     with torch.device("meta"):  # no memory before it is known that the file is about as large as what it asks for
-        empty = open_clip.CLIP(*sizes, quick_gelu=True)
+        empty = open_clip.CLIP(**config)
     asked = sum(tensor.numel() for tensor in (*empty.parameters(), *empty.buffers()))
     held = sum(tensor.numel() for tensor in state.values())
     if asked > 2 * held + SPARE:
         raise CheckpointError(f"The checkpoint holds {held:,} numbers and its shapes ask for a model of {asked:,}.")
-    return CLIP(open_clip.CLIP(*sizes, quick_gelu=True), open_clip.SimpleTokenizer(context_length=length))
+    tokenizer, preprocess = open_clip.SimpleTokenizer(context_length=length), Preprocess((height, across), *statistics)
+    return CLIP(open_clip.CLIP(**config), tokenizer, preprocess, config)
 
 
 def _depth(state: dict[str, Tensor], tower: str) -> int:

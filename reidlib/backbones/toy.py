@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
 from reidlib.backbones.clip import CLIP
+from reidlib.data.images import Preprocess
+from reidlib.data.transforms import CLIP as STATISTICS
 from reidlib.losses import both_ways, itc
 
 WEIGHTS = Path(__file__).with_name("toy_clip.safetensors")
@@ -32,13 +34,14 @@ def toy_clip(image_size: tuple[int, int] | None = None, weights: bool = True) ->
     import open_clip
 
     image_size = tuple(image_size or IMAGE_SIZE)
-    model = open_clip.CLIP(embed_dim=WIDTH, vision_cfg={**VISION, "image_size": image_size}, text_cfg=TEXT)
+    config = {"embed_dim": WIDTH, "vision_cfg": {**VISION, "image_size": image_size}, "text_cfg": TEXT}
+    model = open_clip.CLIP(**config)
     if weights:
         state = {name: tensor.float() for name, tensor in load_file(WEIGHTS).items() if name != "words"}
         state[WORDS] = toy_words()
         state[POSITIONS] = _resized(state[POSITIONS], model.visual.grid_size)
         model.load_state_dict(state)
-    return CLIP(model, open_clip.tokenizer.SimpleTokenizer())
+    return CLIP(model, open_clip.tokenizer.SimpleTokenizer(), Preprocess(image_size, *STATISTICS), config)
 
 
 def toy_words() -> Tensor:

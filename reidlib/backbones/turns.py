@@ -1,11 +1,13 @@
 """CLIP as both towers of a dialogue model: its text tower reads all turns as one text, with stretched positions."""
 
+from typing import Any, Self
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from reidlib.backbones.clip import CLIP, MASK_ID, PAD, pad_and_cut
-from reidlib.backbones.transformers import Features
+from reidlib.backbones.swin_llama import Features
 from reidlib.data.dialogues import Dialogue, caption_turn
 
 WELL_TRAINED = 20  # positions that short captions taught CLIP well; Long-CLIP (ECCV 2024) keeps these as they are
@@ -21,10 +23,20 @@ class ClipTowers(nn.Module):
     def __init__(self, clip: CLIP, max_length: int):
         super().__init__()
         self.clip, self.max_length = clip, max_length
+        clip.require("A dialogue model", patches=True, words=True)
         clip.logit_scale.requires_grad_(False)  # the method has its own
         _stretch(clip._text, max_length)
         tokenizer = clip._tokenizer[0]
         self.start, self.end, self.pad, self.mask = tokenizer.sot_token_id, tokenizer.eot_token_id, PAD, MASK_ID
+
+    @property
+    def spec(self) -> dict[str, Any] | None:
+        clip = self.clip.spec
+        return clip and {"kind": "clip-turns", "clip": clip, "max_length": self.max_length}
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any]) -> Self:
+        return cls(CLIP.from_spec(spec["clip"]), spec["max_length"])
 
     @property
     def image_width(self) -> int:

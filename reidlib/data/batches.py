@@ -7,23 +7,25 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from reidlib.data.images import Pixels
+from reidlib.data.images import Pixels, Preprocess
 from reidlib.data.table import PersonData
+from reidlib.data.transforms import CLIP
 from reidlib.errors import ConfigError, DataError, UnreadableError
 
 PER_PERSON = 4  # pictures of one person in a batch of the identity sampler
 
 
-def data_pixels(data: PersonData, size: tuple[int, int]) -> Pixels:
-    """Every picture and sketch of a data set, decoded once at `size` (height, width).
+def data_pixels(data: PersonData, how: Preprocess | tuple[int, int]) -> Pixels:
+    """Every picture and sketch of a data set, decoded once as a model takes them, or squashed to (height, width).
 
     Those that cannot be read are taken out of `data`, with one warning. Raises DataError where none is left.
     """
+    how = how if isinstance(how, Preprocess) else Preprocess(how, *CLIP)
     try:
-        return Pixels(data.root, sorted(data.pictures), size)
+        return Pixels(data.root, sorted(data.pictures), how.size, how.interpolation, resize=how.resize)
     except UnreadableError as error:
         data.leave_out(error.faults)
-        return Pixels(data.root, sorted(data.pictures), size)
+        return Pixels(data.root, sorted(data.pictures), how.size, how.interpolation, resize=how.resize)
 
 
 class TrainSet(Dataset):

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -26,6 +27,7 @@ FULL_SCALES = {"I": (65535.0,), "F": (1.0, 255.0, 65535.0)}
 FINER = 4  # a JPEG is decoded at least so many times larger than it is needed; the decoder halves what is beyond
 CHUNK = 256  # pictures between two writes of the store
 INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+RESIZES = ("squash", "shortest", "longest")
 
 
 def open_image(source: str | Path | bytes | BinaryIO, size: tuple[int, int] | None = None) -> Image.Image:
@@ -78,16 +80,66 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def resized(image: Image.Image, size: tuple[int, int], interpolation: str = "bicubic") -> np.ndarray:
-    """An RGB picture as uint8 (3, height, width); Pillow's "bicubic" or "bilinear", which filter where they shrink."""
+@dataclass(frozen=True)
+class Preprocess:
+    """How a model takes pictures: at which (height, width), resized how, normalised by which mean and deviation.
+
+    resize: "squash" to the size; "shortest", until the picture covers it, and cut at the centre; or "longest", until it
+    fits into it, and laid on black. The arithmetic is open_clip's.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+    resize: str = "squash"
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """A picture as uint8 (3, height, width)."""
+        return resized(image.convert("RGB"), self.size, self.interpolation, self.resize)
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "Preprocess":
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def resized(
+    image: Image.Image, size: tuple[int, int], interpolation: str = "bicubic", resize: str = "squash"
+) -> np.ndarray:
+    """An RGB picture as uint8 (3, height, width); Pillow's "bicubic" or "bilinear", which filter where they shrink.
+
+    resize: as in `Preprocess`.
+    """
     if interpolation not in INTERPOLATIONS:
         raise ConfigError(f"interpolation should be 'bicubic' or 'bilinear' and got {interpolation!r}.")
-    return np.asarray(image.resize(size[::-1], INTERPOLATIONS[interpolation])).transpose(2, 0, 1)
+    if resize not in RESIZES:
+        raise ConfigError(f"resize should be one of {', '.join(RESIZES)} and got {resize!r}.")
+    (height, width), (tall, wide) = size, image.size[::-1]
+    if resize == "shortest":  # whole pixels are cut off the longer side, as torchvision does
+        short = max(height, width)
+        tall, wide = (int(short * tall / wide), short) if wide <= tall else (short, int(short * wide / tall))
+    elif resize == "longest":
+        ratio = max(tall / height, wide / width)
+        tall, wide = round(tall / ratio), round(wide / ratio)
+    else:
+        tall, wide = height, width
+    image = image.resize((wide, tall), INTERPOLATIONS[interpolation])
+    if (tall, wide) != (height, width):
+        left, top = round((wide - width) / 2), round((tall - height) / 2)
+        if resize == "longest":
+            left, top = -((width - wide) // 2), -((height - tall) // 2)
+        image = image.crop((left, top, left + width, top + height))
+    return np.asarray(image).transpose(2, 0, 1)
 
 
-def read_pixels(source: str | Path | bytes | BinaryIO, size: tuple[int, int], interpolation="bicubic") -> np.ndarray:
+def read_pixels(
+    source: str | Path | bytes | BinaryIO, size: tuple[int, int], interpolation: str = "bicubic", resize: str = "squash"
+) -> np.ndarray:
     """A picture as uint8 (3, height, width), of which nothing larger stays in memory. Raises as `open_image` does."""
-    return resized(open_image(source, size), size, interpolation)
+    return resized(open_image(source, size), size, interpolation, resize)
 
 
 class Pixels:
@@ -108,10 +160,12 @@ class Pixels:
         interpolation: str = "bicubic",
         cached: bool | None = None,
         folder: Path | None = None,
+        resize: str = "squash",
     ):
         if not len(paths):
             raise DataError(f"No pictures of {root} were given; expected at least one.")
-        self.root, self.paths, self.size, self.interpolation = Path(root), list(paths), tuple(size), interpolation
+        self.root, self.paths, self.size = Path(root), list(paths), tuple(size)
+        self.interpolation, self.resize = interpolation, resize
         self.folder = Path(folder or places.cache_dir())
         self.index = {path: position for position, path in reversed(list(enumerate(self.paths)))}
         names = list(dict.fromkeys(self.paths))
@@ -143,22 +197,26 @@ class Pixels:
         return torch.from_numpy(np.stack(found).reshape(*chosen.shape, 3, *self.size))
 
     def __reduce__(self):  # a worker process opens the file itself; pickling the map would copy every pixel
-        return Pixels, (self.root, self.paths, self.size, self.interpolation, self.cached, self.folder)
+        return Pixels, (self.root, self.paths, self.size, self.interpolation, self.cached, self.folder, self.resize)
 
     def _name(self) -> str:
         root = str(self.root.resolve())
         digest = hashlib.sha256(root.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        return f"{Path(root).name}-{self.size[0]}x{self.size[1]}-{self.interpolation}-{digest}"
+        how = self.interpolation if self.resize == "squash" else f"{self.interpolation}-{self.resize}"
+        return f"{Path(root).name}-{self.size[0]}x{self.size[1]}-{how}-{digest}"
+
+    def _pixels(self, file: Path) -> np.ndarray:
+        return read_pixels(file, self.size, self.interpolation, self.resize)
 
     def _read(self, position: int) -> np.ndarray:
-        return read_pixels(places.inside(self.root, self.paths[position]), self.size, self.interpolation)
+        return self._pixels(places.inside(self.root, self.paths[position]))
 
     def _decode_missing(self, names: list[str], files: list[Path], stamps: list[str]) -> None:
         errors: dict[int, DataError] = {}
 
         def decoded(position: int) -> np.ndarray | None:
             try:
-                return read_pixels(files[position], self.size, self.interpolation)
+                return self._pixels(files[position])
             except DataError as error:
                 errors[position] = error
 

@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import Any
 
+from reidlib.backbones import from_spec
 from reidlib.config import Config, nearest
 from reidlib.errors import ConfigError
 from reidlib.methods.base import Method
@@ -24,10 +25,14 @@ def config_class(name: str) -> type[Config]:
     return _part(name, 2)
 
 
-def create(name: str, settings: dict[str, Any], num_classes: int = 0) -> Method:
-    """A method with the settings of an earlier run and no weights fetched, ready to take that run's weights."""
-    config = config_class(name)().replace(**{**settings, "pretrained": ""})
-    return _part(name, 1)(config, num_classes)
+def create(name: str, settings: dict[str, Any], num_classes: int = 0, towers: dict[str, Any] | None = None) -> Method:
+    """A method with the settings of an earlier run, ready to take that run's weights.
+
+    towers: the `made_of` of its model; its towers are built from that and nothing is fetched. Left out, they are those
+    that the settings name, with their weights.
+    """
+    config = config_class(name)().replace(**settings)
+    return _part(name, 1)(config, num_classes, **{part: from_spec(spec) for part, spec in (towers or {}).items()})
 
 
 def _part(name: str, which: int) -> Any:

@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from reidlib.config import Config
-from reidlib.data.images import open_image
+from reidlib.data.images import Preprocess, open_image
 from reidlib.data.transforms import CLIP as CLIP_STATISTICS
 from reidlib.data.transforms import normalise
 from reidlib.errors import ReidError
@@ -35,8 +34,6 @@ class Method(nn.Module):
     name: ClassVar[str]
     reads: tuple[str, ...] = ()
     trains_on: tuple[str, ...] = ("text",)
-    mean: tuple[float, float, float] = CLIP_STATISTICS[0]
-    std: tuple[float, float, float] = CLIP_STATISTICS[1]
     num_classes: int = 0  # identities a classification loss knows; 0 where there is no such loss
     config: Config
 
@@ -44,6 +41,34 @@ class Method(nn.Module):
     def image_size(self) -> tuple[int, int]:
         """Height and width of the pictures it takes, in pixels."""
         return self.config.image_size
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """What pictures are normalised by: those of its `clip`, or a constant of the method's own."""
+        return self._own.mean
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        return self._own.std
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How it takes pictures, all that is needed to prepare one."""
+        return replace(self._own, size=tuple(self.image_size), mean=tuple(self.mean), std=tuple(self.std))
+
+    @property
+    def _own(self) -> Preprocess:
+        clip = getattr(self, "clip", None)
+        return clip.preprocess if clip is not None else Preprocess(tuple(self.image_size), *CLIP_STATISTICS)
+
+    @property
+    def made_of(self) -> dict[str, Any]:
+        """What its towers are, as JSON values: with it, `methods.create` builds the model again and fetches nothing.
+
+        The towers are its children that have a `spec`; the constructor takes each under the child's name.
+        """
+        specs = {name: getattr(child, "spec", None) for name, child in self.named_children()}
+        return {name: spec for name, spec in specs.items() if spec is not None}
 
     @property
     def device(self) -> torch.device:
@@ -138,10 +163,8 @@ class Method(nn.Module):
         """A picture at the model's size, uint8 (3, H, W)."""
         if isinstance(picture, Tensor):
             return picture
-        image = picture.convert("RGB") if isinstance(picture, Image.Image) else open_image(picture, self.image_size)
-        return torch.from_numpy(
-            np.asarray(image.resize(self.image_size[::-1], Image.Resampling.BICUBIC)).transpose(2, 0, 1).copy()
-        )
+        image = picture if isinstance(picture, Image.Image) else open_image(picture, self.image_size)
+        return torch.from_numpy(self.preprocess.pixels(image).copy())
 
     def _readable(self, query: Query) -> Query:
         """The query with its words in the form that this method reads."""

@@ -61,9 +61,9 @@ class CFFAConfig(Config):
     @classmethod
     def paper(cls) -> Self:
         return cls(
-            backbone="ViT-B-16-quickgelu",
-            pretrained="openai",
+            backbone="ViT-B-16-quickgelu:openai",
             image_size=(384, 128),
+            positions="bilinear",  # as the official code; antialiased bicubic is open_clip's
             augment="irra",
             local_dim=1024,
             heads=8,
@@ -274,7 +274,10 @@ class CFFA(Method):
             if getattr(config, field) not in allowed:
                 raise ConfigError(f"{field} should be one of {', '.join(allowed)} and is {getattr(config, field)!r}.")
         self.config, self.num_classes = config, num_classes
-        self.clip = clip or create_clip(config.backbone, config.image_size, config.pretrained, config.text_dropout)
+        self.clip = clip or create_clip(config.backbone, config.image_size, config.positions)
+        self.clip.require(self.name, patches=True, words=True)
+        for block in self.clip.model.transformer.resblocks:
+            block.attn.dropout = config.text_dropout
         self.clip.logit_scale.requires_grad_(False)  # the temperature is tau
         self.head = Head(config, self.clip.embed_dim, self.clip.context_length, self.clip.vocab_size, num_classes)
 

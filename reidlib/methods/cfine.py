@@ -66,8 +66,7 @@ class CFineConfig(Config):
     @classmethod
     def paper(cls) -> Self:
         return cls(
-            backbone="ViT-B-16-quickgelu",
-            pretrained="openai",
+            backbone="ViT-B-16-quickgelu:openai",
             image_size=(224, 224),
             augment="cfine",
             text_encoder="bert-base-uncased",
@@ -283,7 +282,7 @@ def _neck(width: int) -> nn.BatchNorm1d:
 class CFine(Method):
     """CLIP's image tower, a text encoder, and `Head`. See the module's text.
 
-    clip, text: towers to use in place of those that `config` names.
+    clip, bert: towers to use in place of those that `config` names.
     """
 
     name = "cfine"
@@ -292,20 +291,21 @@ class CFine(Method):
     config: CFineConfig
 
     def __init__(
-        self, config: CFineConfig, num_classes: int = 0, *, clip: CLIP | None = None, text: TextEncoder | None = None
+        self, config: CFineConfig, num_classes: int = 0, *, clip: CLIP | None = None, bert: TextEncoder | None = None
     ):
         super().__init__()
         for field, allowed in CHOICES.items():
             if getattr(config, field) not in allowed:
                 raise ConfigError(f"{field} should be one of {', '.join(allowed)} and is {getattr(config, field)!r}.")
         self.config, self.num_classes = config, num_classes
-        clip = clip or create_clip(config.backbone, config.image_size, config.pretrained)
-        self.project = text is None and config.text_encoder == "clip"  # into the space that both towers of CLIP share
+        clip = clip or create_clip(config.backbone, config.image_size, config.positions)
+        self.project = bert is None and config.text_encoder == "clip"  # into the space that both towers of CLIP share
+        clip.require(self.name, patches=True, words=self.project)
         self.clip = clip if self.project else _image_tower(clip)
         if self.project:
             self.bert = OwnWords(clip, config.text_length)
         else:
-            self.bert = text or create_text_encoder(config.text_encoder, config.text_length, clip.image_width)
+            self.bert = bert or create_text_encoder(config.text_encoder, config.text_length, clip.image_width)
         width = clip.embed_dim if self.project else clip.image_width
         if width != self.bert.width:
             raise ConfigError(

@@ -28,10 +28,10 @@ class ClipConfig(Config):
     def paper(cls) -> "ClipConfig":
         """IRRA's fine-tuned CLIP (Jiang and Ye, CVPR 2023): the reference row of its tables."""
         return cls(
-            backbone="ViT-B-16-quickgelu",
-            pretrained="openai",
+            backbone="ViT-B-16-quickgelu:openai",
             loss="itc",
             image_size=(384, 128),
+            positions="bilinear",  # as the official code; antialiased bicubic is open_clip's
             epochs=60,
             batch_size=64,
             drop_last=False,
@@ -76,7 +76,7 @@ class Clip(Method):
                 f"clip takes loss 'itc' or 'sdm', views of 'text' and 'sketch'; got {config.loss!r} and {config.views}."
             )
         self.config = config
-        self.clip = clip or create_clip(config.backbone, config.image_size, config.pretrained)
+        self.clip = clip or create_clip(config.backbone, config.image_size, config.positions)
         self.clip.logit_scale.requires_grad_(not config.temperature)
         self.reads = self.trains_on = tuple(part for part in ("text", "sketch") if part in config.views)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from reidlib.backbones.clip import create_clip
-from reidlib.backbones.transformers import TransformerTowers
+from reidlib.backbones.swin_llama import TransformerTowers, add_adapters
 from reidlib.backbones.turns import ClipTowers
 from reidlib.config import Config
 from reidlib.data import transforms
@@ -224,15 +224,17 @@ class DiaNA(Method):
 
     name = "diana"
     reads = ("text", "turns")
+    mean, std = property(lambda self: self.config.mean), property(lambda self: self.config.std)
     config: DianaConfig
 
     def __init__(self, config: DianaConfig, num_classes: int = 0, *, towers: nn.Module | None = None):
         super().__init__()
         _check(config)
         self.config = config
-        self.mean, self.std = config.mean, config.std
         self.trains_on = (config.learn_from,)
         self.towers = towers or create_towers(config)
+        if config.lora:
+            add_adapters(self.towers.language, config.lora)
         clip = isinstance(self.towers, ClipTowers)
         width = self.towers.image_width if clip else config.embed_dim
         self.vision_projection = nn.Linear(self.towers.image_width, width)
@@ -374,13 +376,12 @@ class DiaNAPretrain(DiaNA):
 def create_towers(config: DianaConfig) -> nn.Module:
     """The two towers that a configuration names."""
     if config.towers == "clip":
-        return ClipTowers(create_clip(config.backbone, config.image_size, config.pretrained), config.max_length)
+        return ClipTowers(create_clip(config.backbone, config.image_size, config.positions), config.max_length)
     return TransformerTowers.by_name(
         config.image_tower,
         config.text_tower,
         config.image_size,
         drop_path=config.drop_path,
-        lora=config.lora,
         system=config.system,
         caption_system=config.caption_system,
         caption_questions=config.caption_questions,

@@ -43,8 +43,7 @@ class AdaptConfig(Config):
     @classmethod
     def paper(cls) -> Self:
         return cls(
-            backbone="ViT-B-16-quickgelu",
-            pretrained="openai",
+            backbone="ViT-B-16-quickgelu:openai",
             image_size=(224, 224),
             epochs=5,
             batch_size=240,
@@ -96,8 +95,7 @@ class InvertConfig(Config):
     @classmethod
     def paper(cls) -> Self:
         return cls(
-            backbone="ViT-B-16-quickgelu",
-            pretrained="openai",
+            backbone="ViT-B-16-quickgelu:openai",
             image_size=(224, 224),
             epochs=20,
             batch_size=32,
@@ -139,7 +137,8 @@ class _SketchAndWords(Method):
     def __init__(self, config: AdaptConfig | InvertConfig, num_classes: int = 0, *, clip: CLIP | None = None):
         super().__init__()
         self.config = config
-        self.clip = clip or create_clip(config.backbone, config.image_size, config.pretrained)
+        self.clip = clip or create_clip(config.backbone, config.image_size, config.positions)
+        self.clip.require(self.name, patches=True, words=True)
         if self.clip.image_size != config.image_size:
             raise ConfigError(f"image_size is {config.image_size} and the model takes {self.clip.image_size}.")
         self.clip.model.visual.conv1.requires_grad_(not config.freeze_patches)

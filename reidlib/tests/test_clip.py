@@ -88,20 +88,20 @@ def test_unknown_names_are_refused():
     with pytest.raises(ConfigError, match="did you mean 'ViT-B-16'"):
         create_clip("ViTB16")
     with pytest.raises(ConfigError, match="has no weights 'opanai'"):
-        create_clip("ViT-B-16", pretrained="opanai")
+        create_clip("ViT-B-16:opanai")
 
 
 def test_weights_that_cannot_be_fetched_are_one_sentence(tmp_path):
     broken = tmp_path / "weights.pt"
     broken.write_bytes(b"not weights")
     with pytest.raises(ReidError, match="could not be loaded"):
-        create_clip("ViT-S-32-alt", pretrained=str(broken))
+        create_clip(f"ViT-S-32-alt:{broken}")
 
 
 def test_weights_from_a_file(tmp_path):
     clip = create_clip("ViT-S-32-alt", (64, 64))
     torch.save(clip.model.state_dict(), tmp_path / "weights.pt")
-    again = create_clip("ViT-S-32-alt", (64, 64), pretrained=str(tmp_path / "weights.pt"))
+    again = create_clip(f"ViT-S-32-alt:{tmp_path / 'weights.pt'}", (64, 64))
     assert torch.equal(again.model.visual.conv1.weight, clip.model.visual.conv1.weight)
 
 
@@ -150,7 +150,7 @@ def test_the_temperature_learns_where_it_starts_at_clips_own(start):
 def test_the_papers_learning_rates():
     """IRRA's: biases twice as fast and without decay, everything else decays, norms too."""
     config = ClipConfig.paper()
-    model = Clip(config.replace(backbone="toy-random", pretrained="", image_size=(128, 64)))
+    model = Clip(config.replace(backbone="toy-random", positions="bicubic", image_size=(128, 64)))
     rates = {p: (g["lr"], g["weight_decay"]) for g in model.parameter_groups(config) for p in g["params"]}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

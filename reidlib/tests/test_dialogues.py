@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reidlib.backbones.clip import PAD, create_clip
-from reidlib.backbones.transformers import LLAMA, TransformerTowers, Vocabulary, swin
+from reidlib.backbones.swin_llama import LLAMA, TransformerTowers, Vocabulary, swin
 from reidlib.backbones.turns import ClipTowers
 from reidlib.data import dialogues as d
 from reidlib.errors import ReidError

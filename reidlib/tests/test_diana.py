@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from reidlib.backbones.transformers import LLAMA, SWINV2, TransformerTowers
+from reidlib.backbones.swin_llama import LLAMA, SWINV2, TransformerTowers
 from reidlib.benchmarks import Unfilled
 from reidlib.data import PersonData, load
 from reidlib.data.batches import data_pixels

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from reidlib import paths, runner, runs, weights
 from reidlib.backbones.clip import create_clip
-from reidlib.backbones.transformers import decoder, swin
+from reidlib.backbones.swin_llama import decoder, swin
 from reidlib.cli import main
 from reidlib.data import load
 from reidlib.errors import CheckpointError, ReidError
@@ -332,7 +332,7 @@ def test_a_truncated_checkpoint_is_named(trained, keep):
 @pytest.mark.parametrize(
     "fetch",
     [
-        lambda: create_clip("ViT-B-32", pretrained="openai"),
+        lambda: create_clip("ViT-B-32:openai"),
         lambda: create_clip("roberta-ViT-B-32"),
         lambda: swin("microsoft/swinv2-tiny-patch4-window8-256", (64, 64)),
         lambda: decoder("meta-llama/Llama-3.2-1B"),

@@ -97,7 +97,7 @@ class _Trainer:
         self.fabric.launch()
         self.config, self.folder = config, folder
         self.begun_with = {"data": data.fingerprint(), "weights": weights.fingerprint(model)}
-        self.pixels = data_pixels(data, model.image_size)
+        self.pixels = data_pixels(data, model.preprocess)
         self.train = TrainSet(
             data, self.pixels, model.trains_on, seed=config.seed, back_translation=config.back_translation
         )
@@ -267,6 +267,7 @@ class _Trainer:
         return {
             "method": self.model.name,
             "num_classes": self.model.num_classes,
+            "towers": self.model.made_of,
             "config": json.loads(json.dumps(self.config.as_dict())),
             "begun_with": self.begun_with,
             "step": self.step,

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, distributed
 
 from reidlib import errors
+from reidlib.backbones import from_spec
 from reidlib.config import Config
 from reidlib.devices import pick_device
 from reidlib.errors import ConfigError, ReidError
@@ -90,13 +91,15 @@ def rows_of(folder: Path, model: Method, config: Config, **job) -> Iterator[dict
 
 def _recipe(model: Method) -> dict:
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
-    made_of = {"kind": type(model), "config": model.config, "num_classes": model.num_classes}
+    made_of = {"kind": type(model), "config": model.config, "num_classes": model.num_classes, "towers": model.made_of}
     return made_of | {"state": model.state_dict(), "frozen": frozen}
 
 
-def _made(kind: type[Method], config: Config, num_classes: int, state: dict[str, Tensor], frozen: list[str]) -> Method:
+def _made(
+    kind: type[Method], config: Config, num_classes: int, towers: dict, state: dict[str, Tensor], frozen: list[str]
+) -> Method:
     """The model of a `_recipe`."""
-    model = kind(config.replace(pretrained=""), num_classes)
+    model = kind(config, num_classes, **{name: from_spec(spec) for name, spec in towers.items()})
     model.load_state_dict(state)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen)

@@ -2,18 +2,17 @@
 
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from reidlib.backbones.bert import recompute_activations
-from reidlib.backbones.clip import pad_and_cut
+from reidlib.backbones.bert import config_of, recompute_activations, tokenizer_of
+from reidlib.backbones.clip import packed, pad_and_cut
 from reidlib.config import nearest
 from reidlib.data.dialogues import ANSWERS, ASKS, CAPTION_QUESTIONS, SYSTEM, Dialogue, caption_turn, serialise
-from reidlib.errors import CheckpointError, ConfigError, ReidError
+from reidlib.errors import ConfigError, ReidError
 
 SWINV2 = {  # random weights; sizes of the published models
     "toy": {"embed_dim": 24, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 4, 8], "window_size": 4},
@@ -67,6 +66,7 @@ class Vocabulary(NamedTuple):
     mask: int
     bos: int | None
     special: frozenset[int]
+    tokenizer: Any = None  # of transformers; None for CLIP's byte pairs
 
     @classmethod
     def clip_bpe(cls) -> Self:
@@ -94,7 +94,11 @@ class Vocabulary(NamedTuple):
         """
         from transformers import AutoTokenizer
 
-        tokenizer = _fetch(AutoTokenizer, name)
+        return cls.of(_fetch(AutoTokenizer, name))
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> Self:
+        """A tokenizer of transformers."""
         for kind, token in (("pad", "<|finetune_right_pad_id|>"), ("mask", "<|reserved_special_token_0|>")):
             if getattr(tokenizer, f"{kind}_token_id", None) in (None, tokenizer.eos_token_id):
                 tokenizer.add_special_tokens({f"{kind}_token": token})
@@ -106,6 +110,7 @@ class Vocabulary(NamedTuple):
             tokenizer.mask_token_id,
             tokenizer.bos_token_id,
             frozenset(tokenizer.all_special_ids),
+            tokenizer,
         )
 
     def without_newline(self) -> Tensor:
@@ -170,15 +175,41 @@ class TransformerTowers(nn.Module):
         text_tower: str,
         image_size: tuple[int, int],
         drop_path: float = 0.0,
-        lora: int = 0,
         **options: Any,
     ) -> Self:
-        """Towers by the names `swin` and `decoder` take; `options` as the class takes them. lora: rank, 0 for none."""
+        """Towers by the names `swin` and `decoder` take; `options` as the class takes them."""
         language, vocabulary = decoder(text_tower)
-        towers = cls(swin(image_tower, image_size, drop_path), language, vocabulary, **options)
-        if lora:
-            _add_lora(towers.language, lora)
-        return towers
+        return cls(swin(image_tower, image_size, drop_path), language, vocabulary, **options)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """All that `from_spec` needs to build the towers again, without their weights: JSON values."""
+        vision, language = (
+            json.loads(tower.config.to_json_string(use_diff=False)) for tower in (self.vision, self.language)
+        )
+        tokenizer = self.vocabulary.tokenizer
+        return {
+            "kind": "transformers",
+            "vision": vision,
+            "drop_path": self.vision.encoder.layers[0].blocks[0].drop_path.drop_prob,
+            "language": language,
+            "tokenizer": packed(tokenizer) if tokenizer else None,
+            "options": {
+                "system": self.system,
+                "caption_system": self.caption_system,
+                "caption_questions": self.caption_questions,
+                "max_length": self.max_length,
+            },
+        }
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any]) -> Self:
+        """The towers of a `spec` with random weights; nothing is fetched."""
+        from transformers import AutoModel
+
+        vocabulary = Vocabulary.of(tokenizer_of(spec["tokenizer"])) if spec["tokenizer"] else Vocabulary.clip_bpe()
+        vision = swin_of(config_of(spec["vision"]), spec["drop_path"])
+        return cls(vision, AutoModel.from_config(config_of(spec["language"])), vocabulary, **spec["options"])
 
     @property
     def image_width(self) -> int:
@@ -259,20 +290,33 @@ class TransformerTowers(nn.Module):
 def swin(name: str, image_size: tuple[int, int], drop_path: float = 0.0) -> nn.Module:
     """A Swin v2 without its classifier at any image size.
 
-    name: one of SWINV2 (random weights), a model on the Hugging Face hub or a folder (its weights), or the folder of an
-    official DiaNA checkpoint (its sizes, random weights). drop_path: probability of skipping a residual branch, the
-    same in every block, as in the release of transformers that the official model was trained with.
+    name: one of SWINV2 (random weights), or a model on the Hugging Face hub or a folder (its weights). drop_path: as in
+    `swin_of`.
     """
     from transformers import Swinv2Config, Swinv2Model
-    from transformers.models.swinv2.modeling_swinv2 import Swinv2DropPath
 
-    sizes = SWINV2.get(name) or official_sizes(name).get("vision_config")
-    if sizes is None:
-        model = _fetch(Swinv2Model, name, SWINV2, image_size=image_size).float()
-    else:
-        model = Swinv2Model(Swinv2Config(**(sizes | {"image_size": image_size})))
+    if name in SWINV2:
+        return swin_of(Swinv2Config(**SWINV2[name], image_size=image_size), drop_path)
+    model = _fetch(Swinv2Model, name, SWINV2, image_size=image_size).float()
     if model.config.model_type != "swinv2":
         raise ConfigError(f"{name} is a {model.config.model_type} model and the image tower should be a swinv2 one.")
+    return _with_drop_path(model, drop_path)
+
+
+def swin_of(config: Any, drop_path: float = 0.0) -> nn.Module:
+    """A Swin v2 with random weights.
+
+    drop_path: probability of skipping a residual branch, the same in every block, as in the release of transformers
+    that the official model was trained with.
+    """
+    from transformers import Swinv2Model
+
+    return _with_drop_path(Swinv2Model(config), drop_path)
+
+
+def _with_drop_path(model: nn.Module, drop_path: float) -> nn.Module:
+    from transformers.models.swinv2.modeling_swinv2 import Swinv2DropPath
+
     for stage in model.encoder.layers:
         for block in stage.blocks:
             block.drop_path = Swinv2DropPath(drop_path)
@@ -288,25 +332,10 @@ def decoder(name: str) -> tuple[nn.Module, Vocabulary]:
 
     if name in LLAMA:
         return LlamaModel(LlamaConfig(**LLAMA[name])), Vocabulary.clip_bpe()
-    sizes = official_sizes(name).get("llama_config")
-    if sizes is not None:
-        return LlamaModel(LlamaConfig(**sizes)), Vocabulary.pretrained(name)
     model = _fetch(AutoModel, name, LLAMA).float()
     if model.config.is_encoder_decoder:
         raise ConfigError(f"{name} has an encoder and a decoder; the text tower should be a decoder-only model.")
     return model, Vocabulary.pretrained(name)
-
-
-def official_sizes(folder: str | Path) -> dict[str, Any]:
-    """The config.json of an official DiaNA checkpoint; empty if `folder` is something else."""
-    path = Path(folder) / "config.json"
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON.") from error
-    return content if isinstance(content, dict) and "llama_config" in content else {}
 
 
 def _fetch(kind: Any, name: str, known: Sequence[str] = (), **options: Any) -> Any:
@@ -321,7 +350,7 @@ def _fetch(kind: Any, name: str, known: Sequence[str] = (), **options: Any) -> A
         ) from error
 
 
-def _add_lora(language: nn.Module, rank: int) -> None:
+def add_adapters(language: nn.Module, rank: int) -> None:
     """Freezes the model and adds low-rank adapters, alpha = 2 rank, to all its linear layers, in place."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
