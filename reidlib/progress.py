@@ -9,20 +9,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-import tqdm.auto
-import tqdm.std
+from tqdm import auto, std
 
 REPORT = "REIDLIB_PROGRESS"  # names the file to which the bars of a headless notebook write
 EVERY = 0.5  # seconds between two looks
 
 
-def bar(*arguments: Any, **options: Any) -> tqdm.std.tqdm:
-    """tqdm's bar with tqdm's arguments; in a headless notebook it is drawn in the line of `reid run` (see `Line`)."""
+def tqdm(*arguments: Any, **options: Any) -> std.tqdm:
+    """tqdm's bar with its arguments; in a headless notebook it is drawn in the line of `reid run` (see `Line`)."""
     report = os.environ.get(REPORT)
     if not report:
-        return tqdm.auto.tqdm(*arguments, **options)
+        return auto.tqdm(*arguments, **options)
     options |= {"disable": options.get("disable") is True, "file": _Report(Path(report)), "mininterval": EVERY}
-    return tqdm.std.tqdm(*arguments, bar_format="{desc} {n_fmt}/{total_fmt}, {rate_fmt}", **options)
+    return std.tqdm(*arguments, bar_format="{desc} {n_fmt}/{total_fmt}, {rate_fmt}", **options)
 
 
 class _Report:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from reidlib.errors import DataError, ReidError
 from reidlib.paths import owned, write_text
+from reidlib.progress import tqdm
 
 ENTRY = np.dtype([("key", "<u8"), ("stamp", "<u8")])  # in the ledger, one a row; a stamp of 0: the row does not count
 SORT_AFTER = 100_000  # entries written, or keys asked for, after which the ledger is sorted anew

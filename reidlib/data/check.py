@@ -8,10 +8,10 @@ from functools import cache
 from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
 
 from reidlib.data.table import SPLITS, PersonData, absent, captions, counts, some
 from reidlib.errors import DataError
+from reidlib.progress import tqdm
 
 PUBLISHED = Path(__file__).with_name("counts.csv")  # of the data sets' authors; the split "all" counts over all splits
 

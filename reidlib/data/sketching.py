@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter, map_coordinates
-from tqdm.auto import tqdm
 
 from reidlib.data.images import open_image
 from reidlib.errors import DataError
 from reidlib.paths import inside, written_whole
+from reidlib.progress import tqdm
 
 PHOTOS, SKETCHES = "imgs", "imgs-sketch"
 HEIGHT = 256  # sketches are drawn at this height, whatever the photo's, so that lines are equally thick

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image, ImageDraw
-from tqdm.auto import tqdm
 
 from reidlib import weights
 from reidlib.data.images import open_image
@@ -23,6 +22,7 @@ from reidlib.errors import DataError
 from reidlib.evaluation import Encoder
 from reidlib.methods.base import Method
 from reidlib.paths import inside, write_json
+from reidlib.progress import tqdm
 from reidlib.retrieval.index import GalleryIndex
 from reidlib.rowstore import RowStore
 

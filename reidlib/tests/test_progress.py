@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from reidlib.progress import REPORT, Line, bar
+from reidlib.progress import REPORT, Line, tqdm
 from reidlib.tests.test_runner import write
 
 CELLS = [
@@ -40,17 +40,17 @@ def test_without_an_earlier_run_nothing_is_promised(tmp_path):
 
 def test_bars_report_to_the_line(line, monkeypatch, capfd):
     monkeypatch.setenv(REPORT, str(line.report))
-    for step in bar(range(4), desc="epoch 2", unit=" steps", leave=False):
+    for step in tqdm(range(4), desc="epoch 2", unit=" steps", leave=False):
         time.sleep(0.3)
         if step == 3:
             assert "epoch 2 2/4, " in line.text() and " steps/s" in line.text()
     assert line.report.read_text() == ""
-    list(bar(range(4), desc="other process", disable=True))
+    list(tqdm(range(4), desc="other process", disable=True))
     assert line.report.read_text() == "" and capfd.readouterr() == ("", "")
 
 
 def test_on_a_terminal_it_is_drawn_and_cleared(tmp_path):
-    cell = "import time\nfrom reidlib.progress import bar\nfor _ in bar(range(20), desc='steps'): time.sleep(0.1)"
+    cell = "import time\nfrom reidlib.progress import tqdm\nfor _ in tqdm(range(20), desc='steps'): time.sleep(0.1)"
     write(tmp_path, "02_slow", cell)
     code = (
         "import pathlib, sys; from reidlib import cli, runner; "
