@@ -181,6 +181,21 @@ def test_recall_round_and_schedule_curves_draw_what_they_are_given():
     assert axes.get_xlabel() == "epoch" and axes.lines[0].get_xdata()[-1] == pytest.approx(1.9)
 
 
+def test_no_more_than_six_lines_are_drawn():
+    axes = viz.recall_curves({f"method {i}": [i, i + 1] for i in range(9)}, title="Recall").axes[0]
+    assert len(axes.lines) == 6 and axes.get_title() == "Recall (6 of 9)"
+
+
+def test_forest_colours_differences_whose_interval_leaves_out_zero():
+    rows = [("CFFA", 3.0, 1.0, 5.0), ("CFine", -0.04, -1.0, 1.0), ("DiaNA", -4.0, -6.0, -2.0)]
+    figure = viz.forest(rows, "CLIP fine-tuned")
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["CFFA", "CFine", "DiaNA"]
+    assert axes.get_ylim() == (2.5, -0.5), "the first on top"
+    assert [line.get_color() for line in axes.lines[:6:2]] == ["C2", "#888888", "C1"]
+    assert [text.get_text() for text in axes.texts] == ["+3.0", "+0.0", "-4.0"] and not overlaps(figure)
+
+
 def test_attention_is_shown_as_shares_over_the_whole_picture():
     weights = torch.arange(1.0, 25).view(6, 4)
     figure = viz.attention_on_picture(people(1)[0], weights)

@@ -1,7 +1,7 @@
 """The figures of the workbook: one call, one matplotlib Figure that is understood without the code."""
 
 from reidlib.viz.attention import attention_on_picture, patches_and_words, selected_patches, words
-from reidlib.viz.curves import hardest_attributes, recall_curves, round_curves, schedule_curve, training_curves
+from reidlib.viz.curves import forest, hardest_attributes, recall_curves, round_curves, schedule_curve, training_curves
 from reidlib.viz.forces import loss_forces
 from reidlib.viz.maps import embedding_map
 from reidlib.viz.rankings import (
@@ -20,6 +20,7 @@ __all__ = [
     "dialogue_ranking",
     "easy_median_hard",
     "embedding_map",
+    "forest",
     "hardest_attributes",
     "loss_forces",
     "patches_and_words",

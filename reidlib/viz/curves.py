@@ -9,6 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from reidlib.viz.style import MARKERS, WIDTH, figure, plain_numbers
 
+MOST = 6  # lines in a figure
 NOT_LOSSES = {"epoch", "loss", "lr", "seconds", "images_per_second", "best"}
 
 
@@ -47,6 +48,13 @@ def training_curves(rows: Sequence[Mapping], title: str = "", measured_on: str =
     return sheet
 
 
+def _first_few(curves: Mapping, title: str) -> tuple[Mapping, str]:
+    """More lines than `MOST` cannot be followed; the title says how many there are."""
+    if len(curves) <= MOST:
+        return curves, title
+    return dict(list(curves.items())[:MOST]), f"{title} ({MOST} of {len(curves)})"
+
+
 def _look(number: int) -> dict[str, str]:
     """Marker and line of a curve; colours come round again after eight, so the line changes with them."""
     return {"marker": MARKERS[number % 8], "linestyle": ("-", "--", ":")[number // 8 % 3]}
@@ -56,7 +64,8 @@ def _look(number: int) -> dict[str, str]:
 def recall_curves(
     curves: Mapping[str, Sequence[float]], title: str = "How often the person is among the first k"
 ) -> Figure:
-    """R@k in percent for k = 1, 2, ... of each method or query kind."""
+    """R@k in percent for k = 1, 2, ... of each method or query kind, the first `MOST` of them."""
+    curves, title = _first_few(curves, title)
     sheet, axes = plt.subplots(figsize=(9, 3.8), layout="constrained")
     for number, (label, recall) in enumerate(curves.items()):
         every = max(1, len(recall) // 10)
@@ -77,8 +86,9 @@ def round_curves(
     start: int = 1,
     band: str = "confidence interval",
 ) -> Figure:
-    """A metric by round, the first of them `start`: for each label its mean with a band from low to high, which `band`
-    names."""
+    """A metric by round, the first of them `start`: for each label, the first `MOST`, its mean with a band from low to
+    high, which `band` names."""
+    curves, title = _first_few(curves, title)
     sheet, axes = plt.subplots(figsize=(9, 3.8), layout="constrained")
     for number, (label, (mean, low, high)) in enumerate(curves.items()):
         rounds = np.arange(start, start + len(mean))
@@ -87,6 +97,32 @@ def round_curves(
     axes.set(xlabel="round, questions answered", ylabel=metric, title=f"{title}\n(band: {band})")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return sheet
+
+
+@figure
+def forest(
+    rows: Sequence[tuple[str, float, float, float]],
+    baseline: str,
+    metric: str = "mAP (points)",
+    title: str = "Differences to the baseline",
+) -> Figure:
+    """Differences to a baseline, a row each of (label, difference, low, high), the first on top: a point with its
+    interval, coloured where the interval leaves out zero."""
+    sheet, axes = plt.subplots(figsize=(8, 1.2 + 0.3 * len(rows)), layout="constrained")
+    for place, (_, gain, low, high) in enumerate(rows):
+        colour = "C2" if low > 0 else "C1" if high < 0 else "#888888"
+        axes.plot([low, high], [place, place], color=colour)
+        axes.plot(gain, place, "o", color=colour, markersize=5)
+        box = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"}  # over the line of zero
+        at = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "bbox": box}
+        axes.annotate(f"{round(gain, 1) + 0.0:+.1f}", (high, place), **at)
+    axes.axvline(0, color="black", linewidth=1)
+    axes.set_yticks(range(len(rows)), [label for label, *_ in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.margins(x=0.12)
+    axes.set(xlabel=f"{metric}, difference to {baseline}", title=title)
+    axes.grid(axis="y", visible=False)
     return sheet
 
 

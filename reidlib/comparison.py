@@ -1,0 +1,177 @@
+"""What runs say together: a table a task, differences to a baseline with intervals, and the conclusion in words."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from reidlib.evaluation.metrics import bootstrap_interval, paired_test
+from reidlib.published import published
+from reidlib.results import METRICS, summarise, without_rounds
+
+# What is compared with each other: the tasks of one kind of query, and what it is called.
+KINDS = {
+    "Text → picture": ("t2i",),
+    "Sketch → picture": ("s2i",),
+    "Sketch and text → picture": ("st2i",),
+    "Dialogue → picture": ("d2i", "t2i answers"),
+}
+BASELINES = ("CLIP fine-tuned", "CLIP zero-shot", "CLIP fine-tuned, answers as one text", "InteractReID before stage 1")
+SHOWN = ["R@1", "R@5", "R@10", "mAP"]
+PER_QUERY = dict[tuple[str, str], dict[str, np.ndarray]]  # of `results.per_query`
+
+
+@dataclass
+class Comparison:
+    """The models of one kind of query. `table`: a row a model, the best R@1 first: label, task, seeds, each metric's
+    mean and `<metric> sd`, n_queries. `differences`: a row for each model that answered the baseline's queries: label,
+    gain (of mAP, in points), low, high (95 %, paired bootstrap over queries), p (random sign flips)."""
+
+    kind: str
+    tasks: tuple[str, ...]
+    baseline: str
+    table: pd.DataFrame
+    differences: pd.DataFrame
+
+    @property
+    def best(self) -> pd.Series:
+        return self.table.iloc[0]
+
+    def styled(self) -> Styler:
+        """The table for reading: mean ± deviation, the best of each metric in bold, the baseline marked."""
+        labels = self.table["label"].where(self.table["label"] != self.baseline, f"{self.baseline} (baseline)")
+        cells = pd.DataFrame({"": labels.map(escape)})
+        for metric in SHOWN:
+            cells[metric] = [_cell(*pair) for pair in self.table[[metric, f"{metric} sd"]].itertuples(index=False)]
+        cells = cells.assign(seeds=self.table["seeds"], queries=self.table["n_queries"])
+        best = {metric: self.table[metric].round(1) == self.table[metric].max().round(1) for metric in SHOWN}
+        bold = pd.DataFrame("", index=cells.index, columns=cells.columns)
+        for metric in SHOWN:
+            bold.loc[best[metric], metric] = "font-weight: bold"
+        left = {"selector": "td.col0", "props": "text-align: left"}
+        return cells.style.apply(lambda _: bold, axis=None).hide(axis="index").set_table_styles([left])
+
+    def recalls(self, queries: PER_QUERY, most: int = 20) -> dict[str, list[float]]:
+        """R@k in percent, k up to `most`, of every model, the baseline first and then the best."""
+        labels = sorted(self.table["label"], key=lambda label: label != self.baseline)
+        curves = {}
+        for label in labels:
+            task = self.table.loc[self.table["label"] == label, "task"].item()
+            if (label, task) in queries:
+                first = queries[label, task]["first"]
+                first = first[:, (first > 0).all(axis=0)]
+                curves[label] = [100.0 * float((first <= k).mean()) for k in range(1, most + 1)]
+        return curves
+
+
+def compare(found: pd.DataFrame, queries: PER_QUERY, baseline: str = "") -> list[Comparison]:
+    """A Comparison for each of `KINDS` that rows of `results.find_results` have whole queries of.
+
+    Ablations and other ways to ask the same model (labels with a comma or "without") are left out, but for answers
+    told as one text. `baseline`: a label; otherwise the first of `BASELINES` that was measured, else the weakest.
+    """
+    rows = without_rounds(found)
+    sizes = rows.groupby(["label", "task"])["n_queries"].max().reset_index()
+    table = summarise(rows).merge(sizes, on=["label", "task"])
+    made = []
+    for kind, tasks in KINDS.items():
+        mine = table[table["task"].isin(tasks) & table["label"].map(is_whole)]
+        mine = mine.sort_values("R@1", ascending=False, ignore_index=True)
+        if len(mine):
+            known = [label for label in (baseline, *BASELINES) if label in set(mine["label"])]
+            chosen = known[0] if known else mine["label"].iloc[-1]
+            made.append(Comparison(kind, tasks, chosen, mine, _differences(mine, queries, chosen)))
+    return made
+
+
+def is_whole(label: str) -> bool:
+    """Whether a label names a method as it is meant, not an ablation or another way to ask it."""
+    return "without" not in label and "," not in label.removesuffix(", answers as one text")
+
+
+def _differences(table: pd.DataFrame, queries: PER_QUERY, baseline: str) -> pd.DataFrame:
+    task_of = dict(zip(table["label"], table["task"], strict=True))
+    of = {label: queries[label, task] for label, task in task_of.items() if (label, task) in queries}
+    rows = []
+    for label in of if baseline in of else ():
+        if label == baseline or of[label]["first"].shape[1] != of[baseline]["first"].shape[1]:
+            continue
+        answered = (of[label]["first"] > 0).all(axis=0) & (of[baseline]["first"] > 0).all(axis=0)
+        before, after = (100.0 * of[name]["average_precision"].mean(axis=0)[answered] for name in (baseline, label))
+        low, high = bootstrap_interval(after - before)
+        row = {"label": label, "gain": float((after - before).mean()), "low": float(low), "high": float(high)}
+        rows.append(row | {"p": paired_test(before, after)})
+    return pd.DataFrame(rows, columns=["label", "gain", "low", "high", "p"])
+
+
+def conclusion(compared: list[Comparison]) -> list[str]:
+    """What the numbers say: a sentence for each kind of query and one on how sure they are."""
+    told, sure = [], []
+    for one in compared:
+        best, base = one.best, one.table[one.table["label"] == one.baseline].iloc[0]
+        sentence = f"{one.kind}: {best['label']} is first of {len(one.table)} with R@1 {best['R@1']:.1f}"
+        gain = f", {best['R@1'] - base['R@1']:.1f} more than the baseline, {one.baseline} ({base['R@1']:.1f})."
+        if best["label"] == one.baseline:
+            gain = "; it is the baseline"
+            gain += (
+                f", and {one.table['label'][1]} comes next with {one.table['R@1'][1]:.1f}."
+                if len(one.table) > 1
+                else "."
+            )
+        told.append(sentence + gain)
+        sure += [np.sign(row.low) if row.low > 0 or row.high < 0 else 0 for row in one.differences.itertuples()]
+    if not compared:
+        return ["Nothing was measured yet."]
+    table = pd.concat([one.table for one in compared])
+    several = table[table["seeds"] > 1]
+    trained = (
+        f"over the seeds of a model R@1 varies by up to {several['R@1 sd'].max():.1f} points (standard deviation)"
+        if len(several)
+        else "every model has one seed, so how much the training varies is not known"
+    )
+    return [
+        *told,
+        f"{np.count_nonzero(sure)} of {len(sure)} differences in mAP to a baseline have an interval without zero"
+        f" ({sure.count(1)} above, {sure.count(-1)} below), the rest may be the choice of queries; {trained}.",
+    ]
+
+
+def published_html(one: Comparison, dataset: str) -> str:
+    """The published figures for a comparison's tasks, folded: of this data set, of all where it has none."""
+    rows = published()
+    rows = rows[rows["task"].isin(one.tasks)]
+    here = rows[rows["dataset"] == dataset]
+    rows, of = (here, dataset) if len(here) else (rows, "other data sets than this one")
+    if rows.empty:
+        return ""
+    columns = ["method", "dataset", *SHOWN, "setting", "source"]
+    shown = rows.sort_values(["dataset", "R@1"], ascending=[True, False])[columns].astype(object).fillna("")
+    summary = escape(f"{one.kind}: {len(shown)} published rows, on {of}")
+    return f"<details><summary>{summary}</summary>{shown.to_html(index=False, border=0)}</details>"
+
+
+def variants(found: pd.DataFrame) -> pd.DataFrame:
+    """The rows that `compare` leaves out: ablations and other ways to ask, means over seeds."""
+    table = summarise(without_rounds(found))
+    table = table[~table["label"].map(is_whole)]
+    return table.sort_values(["task", "label"], ignore_index=True)[["label", "task", "seeds", *METRICS]]
+
+
+def by_round(found: pd.DataFrame) -> Mapping[str, dict[str, tuple[pd.Series, pd.Series, pd.Series]]]:
+    """R@1 by round, of dialogues and of search sessions: label -> mean, one standard deviation below it, and above."""
+    rounds = found.drop(without_rounds(found).index).astype({"round": int})
+    rounds = rounds[rounds["round"] > 0]
+    curves: dict[str, dict] = {}
+    for asked, part in rounds.groupby(np.where(rounds["method"] == "session", "Search sessions", "Dialogues")):
+        for label, mine in part.groupby("label"):
+            scores = mine.groupby("round")["R@1"].agg(["mean", "std"]).fillna(0.0)
+            low, high = scores["mean"] - scores["std"], scores["mean"] + scores["std"]
+            curves.setdefault(str(asked), {})[str(label)] = (scores["mean"], low, high)
+    return curves
+
+
+def _cell(mean: float, sd: float) -> str:
+    return f"{mean:.1f}" if np.isnan(sd) else f"{mean:.1f} ± {sd:.1f}"
