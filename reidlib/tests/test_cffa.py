@@ -20,9 +20,12 @@ CAPTIONS = ["a man in a red coat and black shoes", "woman", "a boy with a bag", 
 START, END = 49406, 49407
 
 
+ALL = {"mlm_weight": 1.4, "id_weight": 1.0, "augment_words": 0.2}  # losses and words that the toy preset leaves out
+
+
 def build(**overrides) -> CFFA:
     torch.manual_seed(0)
-    return CFFA(CFFAConfig.preset("toy", backbone="toy-random", **overrides), num_classes=3)
+    return CFFA(CFFAConfig.preset("toy", backbone="toy-random", **(ALL | overrides)), num_classes=3)
 
 
 @pytest.fixture(scope="module")
