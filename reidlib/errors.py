@@ -37,4 +37,6 @@ def nearest(name: object, known: Iterable[str]) -> str:
     known = list(known)
     close = [choice for choice in known if len(str(name)) > 2 and str(name) in choice]
     close += difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known)) or 'none'}"
+    if not close:
+        return f"known are {', '.join(sorted(known))}" if known else "there are none"
+    return f"did you mean {close[0]!r}?"

@@ -170,6 +170,10 @@ def _plan_one(notebook: Notebook, parameters: dict[str, object], name: str | Non
         raise ConfigError(f"overrides names {key!r}, which is a parameter of {notebook.stem} itself: -p {key} VALUE.")
     if "dataset" in values:
         _check_dataset(values["dataset"])
+    drawn = str(values.get("dataset", notebook.parameters.get("dataset"))).startswith("toy")
+    for key in values.keys() & set(PATHS):
+        if values[key] and not Path(values[key]).is_dir() and not (drawn and not Path(values[key]).exists()):
+            raise ConfigError(f"{key} should be a folder; {values[key]} is none.")
     settings = {key: values[key] for key in ("preset", "max_steps", "overrides") if key in values}
     if settings and (config := notebook.config()):
         preset, overrides = settings.pop("preset", notebook.parameters["preset"]), settings.pop("overrides", {})

@@ -185,6 +185,8 @@ def training(tmp_path):
     [
         ({"dataset": "cukh-pedes"}, "There is no data set 'cukh-pedes'; did you mean 'cuhk-pedes'"),
         ({"dataset": "nosuch"}, "There is no data set 'nosuch'; known are"),
+        ({"dataset": "folder", "root": "/nowhere"}, "root should be a folder; /nowhere is none"),
+        ({"root": __file__}, f"root should be a folder; {__file__} is none"),
         ({"preset": "papper"}, "There is no preset 'papper'"),
         ({"overrides": {"epoch": 3}}, "ClipConfig has no setting 'epoch'; did you mean 'epochs'"),
         ({"overrides": {"epochs": "three"}}, "ClipConfig.epochs should be int"),
