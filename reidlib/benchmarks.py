@@ -31,9 +31,9 @@ from torchvision.transforms import v2
 from reidlib import methods
 from reidlib.config import Config
 from reidlib.data import PersonData, load
+from reidlib.data.augment import BatchAugment
 from reidlib.data.batches import data_pixels
 from reidlib.data.images import open_image
-from reidlib.data.transforms import BatchAugment
 from reidlib.devices import autocast, pick_device
 from reidlib.evaluation import rank
 from reidlib.losses import both_ways, itc

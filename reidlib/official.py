@@ -16,7 +16,7 @@ from reidlib.backbones.bert import TextEncoder, build_bert
 from reidlib.backbones.openai import clip_like
 from reidlib.backbones.swin_llama import TransformerTowers, Vocabulary, swin_of
 from reidlib.config import nearest
-from reidlib.data.transforms import IMAGENET
+from reidlib.data.augment import IMAGENET
 from reidlib.errors import CheckpointError, ConfigError
 from reidlib.methods.base import Method
 from reidlib.methods.cffa import CFFA, CFFAConfig

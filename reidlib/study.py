@@ -20,6 +20,8 @@ import torch
 
 from reidlib.config import Config
 from reidlib.data import load
+from reidlib.data.batches import TrainBatches, data_pixels
+from reidlib.evaluation import validation
 from reidlib.methods import METHODS, config_class, create
 from reidlib.training import fit
 
@@ -59,7 +61,12 @@ def run_trial(method: str, trial: int, dataset: str = "toy", root: str | None = 
     model = create(method, preset.replace(**settings).as_dict(), data.split("train")["pid"].nunique())
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        rows = list(fit(model, data, model.config, Path(folder)))
+        pixels = data_pixels(data, model.preprocess)
+        batches, validate = (
+            TrainBatches(data, model, model.config, pixels),
+            validation(data, model, model.config, pixels),
+        )
+        rows = list(fit(model, batches, model.config, Path(folder), evaluate=validate))
     best = max(rows, key=lambda row: row[preset.select_by])
     return {
         "method": method,

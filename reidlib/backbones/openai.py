@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from reidlib.backbones.clip import CLIP
+from reidlib.data.augment import CLIP as STATISTICS
 from reidlib.data.images import Preprocess
-from reidlib.data.transforms import CLIP as STATISTICS
 from reidlib.errors import CheckpointError
 
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]

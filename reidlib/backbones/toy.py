@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
 from reidlib.backbones.clip import CLIP
+from reidlib.data.augment import CLIP as STATISTICS
 from reidlib.data.images import Preprocess
-from reidlib.data.transforms import CLIP as STATISTICS
 from reidlib.losses import both_ways, itc
 
 WEIGHTS = Path(__file__).with_name("toy_clip.safetensors")
@@ -58,8 +58,8 @@ def pretrain(
     Photos, whose colours are easily learned, come alone for three epochs, drawings beside them from then on. `report`
     is told the step and the loss now and then.
     """
-    from reidlib.data.transforms import CLIP as STATISTICS
-    from reidlib.data.transforms import BatchAugment
+    from reidlib.data.augment import CLIP as STATISTICS
+    from reidlib.data.augment import BatchAugment
     from reidlib.toyworld.pretraining import DRAWN, pretraining_pairs
 
     torch.manual_seed(seed)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from reidlib.config import Config
+from reidlib.data.augment import CLIP as CLIP_STATISTICS
+from reidlib.data.augment import normalise
 from reidlib.data.images import Preprocess, open_image
-from reidlib.data.transforms import CLIP as CLIP_STATISTICS
-from reidlib.data.transforms import normalise
 from reidlib.errors import ReidError
 from reidlib.query import Picture, Query, Turn
 
@@ -213,10 +213,6 @@ class Method(nn.Module):
                 groups.setdefault(self.rate_of(name, parameter, config), []).append(parameter)
         groups = dict(sorted(groups.items(), key=lambda group: group[0][0] != config.lr))  # logs tell the first one's
         return [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()]
-
-    def gather(self, features: Tensor) -> Tensor:
-        """The features of all processes, (B, ...) -> (processes * B, ...), with gradients; training installs it."""
-        return features
 
     def checkpoint_activations(self) -> None:
         """Trades time for memory in every tower that can."""

@@ -24,6 +24,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from reidlib.backbones.clip import CLIP, augment_tokens, create_clip, mask_tokens, trim
 from reidlib.config import Config
+from reidlib.devices import gather, weight_of
 from reidlib.errors import ConfigError
 from reidlib.losses import association_factor, mal, masked_language_loss
 from reidlib.methods.base import Method
@@ -237,7 +238,8 @@ class Reasoning(nn.Module):
         Only the hidden words reach the head: logits are (M, vocabulary), not (B, L, vocabulary).
         """
         hidden = labels != 0
-        return masked_language_loss(self.mlm_head(self.fuse(text, image)[hidden]), labels[hidden])
+        loss = masked_language_loss(self.mlm_head(self.fuse(text, image)[hidden]), labels[hidden])
+        return loss * weight_of(hidden.sum())
 
 
 def select_patches(attention: Tensor, count: int) -> Tensor:
@@ -309,7 +311,7 @@ class CFFA(Method):
         image_tokens, text_tokens = self._image_tokens(batch["images"]), self._text_tokens(ids)
         image, text = self.head.image(*image_tokens), self.head.text(*text_tokens, ids)
         with torch.autocast(self.device.type, enabled=False):
-            losses = self.head.alignment(self._gathered(image), self._gathered(text), self.gather(pids))
+            losses = self.head.alignment(self._gathered(image), self._gathered(text), gather(pids))
             if config.id_weight:
                 losses["id"] = config.id_weight * self.head.identity(image, text, pids)
         if config.mlm_weight:
@@ -341,4 +343,4 @@ class CFFA(Method):
         return ids[:, : max(trim(ids).shape[1], self.head.selected_words + 2)]
 
     def _gathered(self, features: Features) -> Features:
-        return Features(*(None if tensor is None else self.gather(tensor) for tensor in features))
+        return Features(*(None if tensor is None else gather(tensor) for tensor in features))

@@ -27,6 +27,7 @@ from torch.nn.functional import normalize, pad
 from reidlib.backbones.bert import TextEncoder, create_text_encoder
 from reidlib.backbones.clip import CLIP, Tokens, create_clip
 from reidlib.config import Config
+from reidlib.devices import gather
 from reidlib.errors import ConfigError
 from reidlib.losses import cmpc, cmpm, diversity, hardest_ranking
 from reidlib.methods.base import Method
@@ -339,8 +340,8 @@ class CFine(Method):
         image, text = self.image_features(batch["images"]), self.text_features(batch["text"])
         # At a temperature of 0.01 a similarity needs more digits than bf16 has.
         with torch.autocast(self.device.type, enabled=False):
-            gathered = (Features(*(self.gather(tensor) for tensor in features)) for features in (image, text))
-            return self.head.losses(*gathered, self.gather(batch["pids"]))
+            gathered = (Features(*(gather(tensor) for tensor in features)) for features in (image, text))
+            return self.head.losses(*gathered, gather(batch["pids"]))
 
     def rate_of(self, name: str, parameter: nn.Parameter, config: CFineConfig) -> tuple[float, float]:
         """The image tower, the text encoder and the head, each at its own rate; only the image tower decays."""

@@ -9,6 +9,7 @@ from torch.nn.functional import normalize
 
 from reidlib.backbones import CLIP, create_clip
 from reidlib.config import Config
+from reidlib.devices import gather
 from reidlib.errors import ConfigError
 from reidlib.losses import both_ways, identity_targets, itc, sdm
 from reidlib.methods.base import Method, learnt_scale
@@ -106,9 +107,9 @@ class Clip(Method):
         loss = {"sdm": sdm, "itc": itc}[self.config.loss]
         with torch.autocast(self.device.type, enabled=False):  # bf16 would leave 256 similarities 93 values
             scale = 1 / self.config.temperature if self.config.temperature else learnt_scale(self.clip.logit_scale)
-            all_photos, targets = self.gather(photos), identity_targets(self.gather(batch["pids"]))
+            all_photos, targets = gather(photos), identity_targets(gather(batch["pids"]))
             return {
-                name: both_ways(loss, scale * self.gather(features) @ all_photos.T, targets)
+                name: both_ways(loss, scale * gather(features) @ all_photos.T, targets)
                 for name, features in views.items()
             }
 

@@ -12,9 +12,10 @@ from reidlib.backbones.clip import create_clip
 from reidlib.backbones.swin_llama import TransformerTowers, add_adapters
 from reidlib.backbones.turns import ClipTowers
 from reidlib.config import Config
-from reidlib.data import transforms
+from reidlib.data.augment import CHATPEDES, MALS
+from reidlib.data.augment import CLIP as CLIP_STATISTICS
 from reidlib.data.dialogues import CAPTION_QUESTIONS, SYSTEM, Dialogue, clean_caption
-from reidlib.data.transforms import CLIP as CLIP_STATISTICS
+from reidlib.devices import gather
 from reidlib.errors import ConfigError
 from reidlib.losses import both_ways, identity_targets, itc, sdm
 from reidlib.methods.base import Method, learnt_scale
@@ -67,8 +68,8 @@ class DianaConfig(Config):
         """ChatPedes, 32 on each of 4 GPUs. The schedule is the one that ran; the official command asks otherwise."""
         return cls(
             **_paper(),
-            mean=transforms.CHATPEDES[0],
-            std=transforms.CHATPEDES[1],
+            mean=CHATPEDES[0],
+            std=CHATPEDES[1],
             num_queries=16,
             epochs=10,
             batch_size=128,
@@ -99,8 +100,8 @@ class DianaPretrainConfig(DianaConfig):
         """MALS, 64 on each of 8 GPUs."""
         return cls(
             **_paper(),
-            mean=transforms.MALS[0],
-            std=transforms.MALS[1],
+            mean=MALS[0],
+            std=MALS[1],
             num_queries=24,
             epochs=3,
             batch_size=512,
@@ -302,14 +303,14 @@ class DiaNA(Method):
             ids = self._masked(ids)
         refine = self.refiner is not None
         images, texts = self.encode_image(batch["images"], refine), self.encode_text(ids, refine)
-        labels = self.gather(batch[self.config.match_by])
+        labels = gather(batch[self.config.match_by])
         with torch.autocast(self.device.type, enabled=False):  # similarities in float32
             targets = identity_targets(labels)
             scale = learnt_scale(self.logit_scale)
-            image, text = (normalize(self.gather(side.pooled).float(), dim=-1) for side in (images, texts))
+            image, text = (normalize(gather(side.pooled).float(), dim=-1) for side in (images, texts))
             losses = self._matching(scale * text @ image.T, targets, 1.0, "")
             if refine:
-                attributes = (self.gather(side.attributes) for side in (texts, images))
+                attributes = (gather(side.attributes) for side in (texts, images))
                 refined = refined_similarity(*attributes, self.config.reduction)
                 losses |= self._matching(scale * refined, targets, self.config.refined_weight, "refined_")
         return losses

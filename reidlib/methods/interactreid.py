@@ -11,8 +11,9 @@ from torch.nn.functional import normalize
 
 from reidlib.backbones.clip import CLIP, PAD, create_clip, trim
 from reidlib.config import Config, nearest
+from reidlib.data.augment import IMAGENET
 from reidlib.data.dialogues import clean_caption
-from reidlib.data.transforms import IMAGENET
+from reidlib.devices import gather
 from reidlib.errors import CheckpointError, ConfigError
 from reidlib.losses import identity_targets, infonce, nitc, ritc
 from reidlib.methods.base import Method, learnt_scale
@@ -184,14 +185,14 @@ class InteractReIDAdapt(_SketchAndWords):
         alpha = self.config.alpha * min(1.0, batch["progress"])
         photos, sketches = self._pictures(batch)
         if not self.config.captions:
-            photos, sketches, pids = map(self.gather, (photos, sketches, batch["pids"]))
+            photos, sketches, pids = map(gather, (photos, sketches, batch["pids"]))
             return {"nisc": nisc(photos, sketches, pids, self._scale(), alpha)}
         words = self.clip.encode_text(batch["text"]).float()
         teacher = None
         if self.training and self.config.second_pass and self.config.text_dropout and alpha:
             with torch.no_grad():
-                teacher = self.gather(self.clip.encode_text(batch["text"]).float())
-        photos, sketches, words, pids = map(self.gather, (photos, sketches, words, batch["pids"]))
+                teacher = gather(self.clip.encode_text(batch["text"]).float())
+        photos, sketches, words, pids = map(gather, (photos, sketches, words, batch["pids"]))
         terms = adaptation_losses(photos, sketches, words, pids, self._scale(), alpha, teacher)
         return terms | {"ritc": self.config.ritc_weight * terms["ritc"]}
 
@@ -229,7 +230,7 @@ class InteractReIDInvert(_SketchAndWords):
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         photos, sketches = self._pictures(batch)
         pseudo_text = self.embed_pseudo_text(self.mapping(sketches))
-        return inversion_losses(*map(self.gather, (photos, sketches, pseudo_text)), self._scale())
+        return inversion_losses(*map(gather, (photos, sketches, pseudo_text)), self._scale())
 
     def rate_of(self, name: str, parameter: nn.Parameter, config: Config) -> tuple[float, float]:
         lr, decay = super().rate_of(name, parameter, config)

@@ -14,7 +14,7 @@ from reidlib.methods.cffa import CFFA, CFFAConfig, select_patches, select_words
 from reidlib.paths import run_dir
 from reidlib.query import Query
 from reidlib.runs import load_model
-from reidlib.training import fit
+from reidlib.tests.training import train
 
 CAPTIONS = ["a man in a red coat and black shoes", "woman", "a boy with a bag", "the same boy, seen from behind"]
 START, END = 49406, 49407
@@ -183,7 +183,7 @@ def test_training_finds_people_and_its_model_loads_again(toy_root):
     encoder = Encoder(model, data_pixels(data, config.image_size))
     task = tasks(data, "train", ["text"])
     before = evaluate(encoder, task)[0][0]["mAP"]
-    rows = list(fit(model, data, config, run_dir("test-cffa")))
+    rows = list(train(model, data, config, run_dir("test-cffa")))
     after = evaluate(Encoder(model, encoder.pixels), task)[0][0]["mAP"]
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert after > before + 2.5  # measured: 4.2; without a step nothing changes

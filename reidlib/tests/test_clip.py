@@ -17,7 +17,7 @@ from reidlib.evaluation import Encoder, evaluate
 from reidlib.evaluation.tasks import text_task
 from reidlib.methods.base import learnt_scale
 from reidlib.methods.clip import Clip, ClipConfig
-from reidlib.training import fit
+from reidlib.tests.training import train
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_fine_tuning_learns_its_people(toy_root, tmp_path):
     model = Clip(config)
     task = text_task(data, "train")
     before = evaluate(Encoder(model, data_pixels(data, config.image_size)), [task])[0][0]["mAP"]
-    rows = list(fit(model, data, config, tmp_path, select=[]))
+    rows = list(train(model, data, config, tmp_path, select=[]))
     after = evaluate(Encoder(model, data_pixels(data, config.image_size)), [task])[0][0]["mAP"]
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert after > before + 10

@@ -25,7 +25,7 @@ from reidlib.methods.diana import (
     refined_similarity,
 )
 from reidlib.runs import load_model, trained
-from reidlib.training import fit
+from reidlib.tests.training import train
 
 TALKS = [
     [("What top?", f"a {colour} coat"), ("What bag?", f"a {bag}"), ("And shoes?", f"{shoes} ones")]
@@ -271,7 +271,7 @@ def test_training_learns_and_later_rounds_help(toy_root, tmp_path):
     config = DianaConfig.preset("toy", epochs=6)
     model = DiaNA(config)
     before = measured(model, data)
-    list(fit(model, data, config, tmp_path, select=[]))
+    list(train(model, data, config, tmp_path, select=[]))
     first, whole = measured(model, data, rounds=1), measured(model, data)
     assert whole > before + 4 and whole > first + 8, (before, first, whole)
 
@@ -281,12 +281,12 @@ def test_both_stages_with_language_models_and_what_a_run_remembers(toy_root, mon
     tiny = {"towers": "transformers", "max_steps": 4, "system": ""} | TINY
     data = load("toy", toy_root)
     pretraining = DianaPretrainConfig.preset("toy", **tiny)
-    list(fit(DiaNAPretrain(pretraining), data, pretraining, tmp_path / "one", select=[text_task(data, "val")]))
+    list(train(DiaNAPretrain(pretraining), data, pretraining, tmp_path / "one", select=[text_task(data, "val")]))
     first = load_model("one")
     config = DianaConfig.preset("toy", **tiny)
     model = DiaNA(config)
     model.start_from(first.state_dict())
-    rows = list(fit(model, data, config, tmp_path / "two", select=[dialogue_task(data, "val")]))
+    rows = list(train(model, data, config, tmp_path / "two", select=[dialogue_task(data, "val")]))
     again = load_model("two")
     assert type(first) is DiaNAPretrain and first.config == pretraining
     assert type(again) is DiaNA and again.config == config

@@ -18,7 +18,8 @@ from torch.nn.functional import normalize
 from reidlib import runner
 from reidlib.config import Config
 from reidlib.data import load
-from reidlib.data.batches import TrainSet, data_pixels
+from reidlib.data.batches import TrainBatches, data_pixels
+from reidlib.devices import gather
 from reidlib.errors import ConfigError, DataError, ReidError
 from reidlib.evaluation import Encoder, tasks
 from reidlib.losses import both_ways, identity_targets, itc
@@ -29,7 +30,8 @@ from reidlib.methods.clip import Clip, ClipConfig
 from reidlib.methods.diana import DiaNA, DianaConfig
 from reidlib.methods.interactreid import AdaptConfig, InteractReIDAdapt, InteractReIDInvert, InvertConfig
 from reidlib.tests.ports import free_port
-from reidlib.training import fit, processes
+from reidlib.tests.training import train
+from reidlib.training import fit
 
 
 def still(ids: Tensor, shift: int) -> Tensor:
@@ -91,7 +93,7 @@ class Small(Method):
     """Two linear maps, quick to import and to train; its loss grows with the epochs done."""
 
     name = "small"
-    queries = ("text",)
+    reads = ("text",)
 
     def __init__(self, config, num_classes=0):
         super().__init__()
@@ -109,8 +111,8 @@ class Small(Method):
 
     def losses(self, batch):
         photos, texts = self.embed_image(still(batch["image_ids"], 0)), self.embed_text(batch["text"])
-        targets = identity_targets(self.gather(batch["pids"]))
-        loss = both_ways(itc, 20 * self.gather(texts) @ self.gather(photos).T, targets)
+        targets = identity_targets(gather(batch["pids"]))
+        loss = both_ways(itc, 20 * gather(texts) @ gather(photos).T, targets)
         return {"t2i": (1 + batch["progress"]) * loss}
 
 
@@ -175,10 +177,12 @@ def largest_difference(these: dict[str, Tensor], those: dict[str, Tensor]) -> fl
     return max(float((value - those[name]).abs().max()) for name, value in these.items())
 
 
-def embedded(model: Method, data, shared: bool) -> list[Tensor]:
-    encoder = Encoder(model, data_pixels(data, model.image_size), batch_size=7, shared=shared)
+def embedded(model: Method, data) -> list[Tensor]:
+    encoder = Encoder(model, data_pixels(data, model.image_size), batch_size=7)
     return [
-        part for task in tasks(data, "val", ["text"]) for part in (task.embed(encoder), encoder.images(task.gallery))
+        part
+        for task in tasks(data, "val", ["text"])
+        for part in (encoder.queries(task.queries), encoder.images(task.gallery))
     ]
 
 
@@ -187,11 +191,11 @@ def under_torchrun(root: str, folder: str) -> None:
     data, folder, results = load("toy", Path(root)), Path(folder), {}
     for name in CASES:
         model = case(name, devices=2)
-        rows = list(fit(model, data, model.config, folder / name, select=[]))
+        rows = list(train(model, data, model.config, folder / name, select=[]))
         results[name] = (rows[-1]["loss"], weights(model))
-    results["embedded"] = embedded(small().eval(), data, shared=True)
+    results["embedded"] = embedded(small().eval(), data)
     odd = small(devices=2, batch_size=2 * (len(data.split("train")) // 2), epochs=1, max_steps=0, drop_last=False)
-    results["rows of an odd batch"] = list(fit(odd, data, odd.config, folder / "odd"))
+    results["rows of an odd batch"] = list(train(odd, data, odd.config, folder / "odd"))
     torch.save(results, folder / f"{os.environ['RANK']}.pt")
     torch.distributed.destroy_process_group()
 
@@ -204,7 +208,7 @@ def data(toy_root):
 def on_a_node(root: str, folder: str) -> None:
     """What each of the two nodes of `test_two_nodes_equal_one` does."""
     model = small(nodes=2)
-    list(fit(model, load("toy", Path(root)), model.config, Path(folder), select=[]))
+    list(train(model, load("toy", Path(root)), model.config, Path(folder), select=[]))
     torch.save(weights(model), Path(folder, f"{os.environ['RANK']}.pt"))
     torch.distributed.destroy_process_group()
 
@@ -224,7 +228,7 @@ def test_two_nodes_equal_one(data, tmp_path):
         _, said = node.communicate(timeout=120)
         assert node.returncode == 0, said[-3000:]
     model = small()
-    list(fit(model, data, model.config, tmp_path / "alone", select=[]))
+    list(train(model, data, model.config, tmp_path / "alone", select=[]))
     for rank in range(2):
         theirs = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert largest_difference(theirs, weights(model)) < 1e-6
@@ -238,13 +242,13 @@ def test_two_processes_equal_one(data, tmp_path):
     for name in CASES:
         model = case(name, devices=1)
         start = {name: value.detach().clone() for name, value in model.named_parameters()}
-        rows = list(fit(model, data, model.config, tmp_path / f"{name} alone", select=[]))
+        rows = list(train(model, data, model.config, tmp_path / f"{name} alone", select=[]))
         moved = largest_difference(start, weights(model))
         for loss, theirs in (first[name], second[name]):
             print(name, loss - rows[-1]["loss"], largest_difference(theirs, weights(model)), moved)
             assert loss == pytest.approx(rows[-1]["loss"], rel=1e-5), name
             assert largest_difference(theirs, weights(model)) < 1e-3 * moved, name
-    alone = embedded(small().eval(), data, shared=False)
+    alone = embedded(small().eval(), data)
     for theirs in (first["embedded"], second["embedded"]):
         assert all(torch.equal(a, b) for a, b in zip(theirs, alone, strict=True))
     assert first["rows of an odd batch"][-1]["t2i R@1"] == second["rows of an odd batch"][-1]["t2i R@1"]
@@ -254,9 +258,9 @@ NOTEBOOK = """
 from pathlib import Path
 from reidlib.data import load
 from reidlib.tests.test_distributed import small
-from reidlib.training import fit
+from reidlib.tests.training import train
 model = small(devices=2)
-rows = [row for row in fit(model, load("toy", Path(root)), model.config, Path(folder))]
+rows = [row for row in train(model, load("toy", Path(root)), model.config, Path(folder))]
 import json, torch
 json.dump(rows, open(Path(folder, "rows.json"), "w"))
 torch.save(model.state_dict(), Path(folder, "weights.pt"))
@@ -271,9 +275,9 @@ def test_a_notebook_cell_trains_with_two_processes(data, tmp_path):
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(notebook, tmp_path / "two.ipynb")
     given = {"root": str(data.root.parent), "folder": str(tmp_path / "two")}
-    runner.execute(runner.Run(runner.Notebook(tmp_path / "two.ipynb"), given, "two"))
+    runner.execute(runner.Execution(runner.Notebook(tmp_path / "two.ipynb"), given, "two"))
     model = small()
-    rows = list(fit(model, data, model.config, tmp_path / "one"))
+    rows = list(train(model, data, model.config, tmp_path / "one"))
     theirs = json.loads((tmp_path / "two" / "rows.json").read_text())
     for one, two in zip(rows, theirs, strict=True):
         timed = ("seconds", "images_per_second")
@@ -293,31 +297,38 @@ def test_a_notebook_cell_trains_with_two_processes(data, tmp_path):
     ],
 )
 def test_a_process_that_ends_early_ends_all_in_one_sentence(data, tmp_path, monkeypatch, kind, error, message):
-    started, start = [], processes._start
-    monkeypatch.setattr(processes, "_start", lambda *given: started.append(start(*given)) or started[-1])
+    started, start = [], torch.multiprocessing.start_processes
+    monkeypatch.setattr(
+        torch.multiprocessing,
+        "start_processes",
+        lambda *given, **how: started.append(start(*given, **how)) or started[-1],
+    )
     model = small(kind, devices=2)
     with pytest.raises(error, match=message):
-        list(fit(model, data, model.config, tmp_path, select=[]))
-    assert len(started) == 2 and all(process.poll() is not None for process in started)
+        list(train(model, data, model.config, tmp_path, select=[]))
+    [both] = started
+    assert len(both.processes) == 2 and not any(process.is_alive() for process in both.processes)
 
 
 def test_a_killed_starter_leaves_no_process_and_the_training_goes_on(data, tmp_path):
-    script = "import sys\nfrom pathlib import Path\nfrom reidlib.data import load\nfrom reidlib.training import fit\n"
-    script += "from reidlib.tests.test_distributed import slow\nmodel = slow(2)\n"
-    script += "list(fit(model, load('toy', Path(sys.argv[1])), model.config, Path(sys.argv[2]), select=[]))\n"
-    starter = subprocess.Popen([sys.executable, "-c", script, data.root.parent, tmp_path])
+    script = "import sys\nfrom pathlib import Path\nfrom reidlib.data import load\n"
+    script += "from reidlib.tests.test_distributed import slow, train\nmodel = slow(2)\n"
+    script += "list(train(model, load('toy', Path(sys.argv[1])), model.config, Path(sys.argv[2]), select=[]))\n"
+    (tmp_path / "no_guard.py").write_text(script)
+    starter = subprocess.Popen([sys.executable, tmp_path / "no_guard.py", data.root.parent, tmp_path])
     state = tmp_path / "checkpoint" / "last.json"
     wait_for(lambda: state.exists() and json.loads(state.read_text())["step"] >= 2)
-    assert len(working_on(tmp_path)) == 2
+    started = children(starter.pid)
+    assert len(started) == 2
     starter.kill()
     starter.wait()
-    wait_for(lambda: not working_on(tmp_path))
+    wait_for(lambda: not any(Path(f"/proc/{child}/cmdline").exists() for child in started))
     assert 2 <= json.loads(state.read_text())["step"] < 6
     resumed, alone = slow(2), slow(1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # it would say that another training was found
-        [row] = fit(resumed, data, resumed.config, tmp_path, select=[])
-    list(fit(alone, data, alone.config, tmp_path / "alone", select=[]))
+        [row] = train(resumed, data, resumed.config, tmp_path, select=[])
+    list(train(alone, data, alone.config, tmp_path / "alone", select=[]))
     assert largest_difference(weights(resumed), weights(alone)) < 1e-6
 
 
@@ -325,13 +336,13 @@ def slow(devices: int) -> Slow:
     return small(Slow, devices=devices, max_steps=6, save_every=1)
 
 
-def working_on(folder: Path) -> list[str]:
-    """The training processes of this machine that were started for the folder."""
+def children(parent: int) -> list[str]:
+    """The training processes that a process has started."""
     found = []
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
+    for file in Path("/proc").glob("[0-9]*/status"):
         try:
-            words = file.read_bytes().split(b"\0")
-            found += [str(file)] if str(folder).encode() in words and b"processes import work" in words[2] else []
+            own = f"\nPPid:\t{parent}\n" in file.read_text()
+            found += [file.parent.name] if own and b"spawn_main" in (file.parent / "cmdline").read_bytes() else []
         except OSError:  # ended while it was looked at
             continue
     return found
@@ -359,30 +370,32 @@ def test_what_the_machine_cannot_give_is_one_sentence(data, tmp_path, monkeypatc
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     model = small(**change)
     with pytest.raises(ConfigError, match=message):
-        list(fit(model, data, model.config, tmp_path, select=[]))
+        list(train(model, data, model.config, tmp_path, select=[]))
 
 
 def test_torchrun_and_the_settings_must_agree(data, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="torchrun started 2 processes, but devices=1 on nodes=1 are 1"):
-        list(fit(small(), data, small().config, tmp_path, select=[]))
+        list(train(small(), data, small().config, tmp_path, select=[]))
 
 
 def test_a_class_of_the_notebook_itself_is_one_sentence(data, tmp_path, monkeypatch):
+    model, measure = small(devices=2), lambda model: {"t2i R@1": 0.0}
+    with pytest.raises(ReidError, match="evaluate that other processes can import; one of them is defined in"):
+        list(fit(model, TrainBatches(data, model, model.config), model.config, tmp_path, evaluate=measure))
     monkeypatch.setattr(Small, "__module__", "__main__")
-    with pytest.raises(ReidError, match="needs Small in a module that other processes can import"):
-        list(fit(small(devices=2), data, small(devices=2).config, tmp_path, select=[]))
+    with pytest.raises(ReidError, match="a model, batches and evaluate that other processes can import; .*Small"):
+        list(train(small(devices=2), data, small(devices=2).config, tmp_path, select=[]))
 
 
 def test_a_batch_that_cannot_be_shared_equally_loses_what_is_over(data):
-    train = TrainSet(data, data_pixels(data, (8, 4)), ("text",))
-    train.tokenize(lambda words: torch.arange(len(words))[:, None])
-    size = len(train) - 5 - len(train) % 2  # leaves an odd rest
-    size -= size % 2
-    rest = len(train) - size
+    size = len(TrainBatches(data, small(), small().config)) // 2 * 2 - 6
+    model = small(devices=2, batch_size=size, drop_last=False)
+    batches = TrainBatches(data, model, model.config)
+    rest = len(batches) - size
     assert rest % 2 or rest > 4
-    shares = [[len(b["pids"]) for b in train.batches(0, size, drop_last=False, rank=r, world=2)] for r in range(2)]
+    shares = [[len(batch["pids"]) for batch in batches.epoch(0, rank=rank, world=2)] for rank in range(2)]
     assert shares == [[size // 2, rest // 2]] * 2
 
 
@@ -394,7 +407,7 @@ def test_accumulated_half_batches_make_the_whole_where_pictures_do_not_meet(data
 
     whole, halves = small(Alone, max_steps=2), small(Alone, max_steps=2, batch_size=8, accumulate=2)
     for model in (whole, halves):
-        list(fit(model, data, model.config, tmp_path / str(model.config.accumulate), select=[]))
+        list(train(model, data, model.config, tmp_path / str(model.config.accumulate), select=[]))
     assert largest_difference(weights(whole), weights(halves)) < 1e-6
 
 
@@ -408,6 +421,6 @@ def test_a_compiled_loss_is_compiled_anew_for_no_step(data, tmp_path, monkeypatc
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counted))
     plain, fast = small(max_steps=8), small(max_steps=8, compile=True)
     for model in (plain, fast):
-        list(fit(model, data, model.config, tmp_path / str(model.config.compile), select=[]))
+        list(train(model, data, model.config, tmp_path / str(model.config.compile), select=[]))
     assert largest_difference(weights(plain), weights(fast)) < 1e-6
     assert 1 <= len(compiled) <= 3  # once, and once more when the epochs done are seen to change

@@ -43,7 +43,7 @@ from pathlib import Path
 import lightning_fabric, torch
 from reidlib.data import load
 from reidlib.methods.clip import Clip, ClipConfig
-from reidlib.training import fit
+from reidlib.tests import training
 
 folder, data, rng, honest = Path(sys.argv[1]), load("toy", sys.argv[2]), random.Random(0), Clip.losses
 data.table = data.table[:48]
@@ -59,7 +59,7 @@ def train(where, every):
     Clip.losses = lambda self, batch: os.write(steps, b".") and honest(self, batch)
     config = settings(every)
     torch.manual_seed(0)
-    for _ in fit(Clip(config), data, config, folder / where, select=[]):
+    for _ in training.train(Clip(config), data, config, folder / where, select=[]):
         pass
 
 
@@ -124,7 +124,7 @@ from reidlib.data.batches import data_pixels
 from reidlib.evaluation import Encoder, evaluate, tasks
 from reidlib.methods.clip import Clip, ClipConfig
 from reidlib.runs import Run
-from reidlib.training import fit
+from reidlib.tests.training import train
 torch.set_num_threads(1)
 torch.manual_seed(0)
 data = load("toy", {root!r})
@@ -137,7 +137,7 @@ def losses(self, batch):
         time.sleep(60)
     return honest(self, batch)
 Clip.losses = losses
-for row in fit(model, data, config, results.folder, select=[]):
+for row in train(model, data, config, results.folder, select=[]):
     pass
 Clip.losses = honest
 rows, ranks = evaluate(Encoder(model, data_pixels(data, config.image_size)), tasks(data, "test", ["text"]))
@@ -348,7 +348,7 @@ def test_without_a_network_one_sentence_says_what_to_do(fetch, capfd):
 def test_an_unreadable_training_picture_is_named_before_training(toy_root, tmp_path, monkeypatch):
     import shutil
 
-    from reidlib.training import fit
+    from reidlib.tests.training import train
 
     monkeypatch.setenv("REIDLIB_OUTPUTS", str(tmp_path / "outputs"))
     root = shutil.copytree(toy_root, tmp_path / "toy")
@@ -357,4 +357,4 @@ def test_an_unreadable_training_picture_is_named_before_training(toy_root, tmp_p
     broken.write_bytes(broken.read_bytes()[:100])
     config = ClipConfig.preset("toy", backbone="toy-random")
     with pytest.raises(ReidError, match=f"1 of .* pictures cannot be read; the first: {broken}"):
-        list(fit(Clip(config), data, config, runs.Run("02").folder))
+        list(train(Clip(config), data, config, runs.Run("02").folder))

@@ -20,10 +20,10 @@ from safetensors.torch import save as to_safetensors
 from reidlib import data, paths, runner
 from reidlib.cli import main
 from reidlib.errors import CheckpointError, ConfigError, DataError, ReidError
+from reidlib.evaluation import Encoder
 from reidlib.methods import METHODS, config_class
 from reidlib.methods.clip import Clip, ClipConfig
 from reidlib.official import import_official
-from reidlib.evaluation import Encoder
 from reidlib.retrieval import Gallery, GalleryIndex, QuerySession, QuestionBank
 from reidlib.runner import parse_value, plan, select
 from reidlib.runs import load_model, searcher

@@ -28,7 +28,7 @@ from reidlib.methods.interactreid import (
 )
 from reidlib.query import Query
 from reidlib.runs import load_model
-from reidlib.training import fit
+from reidlib.tests.training import train
 
 SIZE = (32, 16)
 WORDS = ["a man in a red shirt", "a woman with a blue bag", "somebody in black trousers", "a boy who wears a cap"]
@@ -375,7 +375,7 @@ def test_both_stages_learn_to_find_the_people_they_train_on(toy_root, tmp_path, 
         return {row["task"]: row["mAP"] for row in rows}
 
     before = found(adapted)
-    list(fit(adapted, data, adapted.config, tmp_path / "one"))
+    list(train(adapted, data, adapted.config, tmp_path / "one"))
     after = found(load_model("one"))
     assert after["s2i"] > 1.3 * before["s2i"] and after["t2i"] > 1.3 * before["t2i"]
 
@@ -388,7 +388,7 @@ def test_both_stages_learn_to_find_the_people_they_train_on(toy_root, tmp_path, 
         return {row["task"]: row["mAP"] for row in evaluate(Encoder(model, pixels), [both, silent])[0]}
 
     untrained = composed(inverted)
-    list(fit(inverted, data, inverted.config, tmp_path / "two"))
+    list(train(inverted, data, inverted.config, tmp_path / "two"))
     inverted = load_model("two")
     assert inverted.name == "interactreid"
     trained = composed(inverted)

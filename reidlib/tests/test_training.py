@@ -12,7 +12,8 @@ from reidlib.config import Config
 from reidlib.data import load
 from reidlib.errors import CheckpointError, ConfigError, ReidError
 from reidlib.methods.clip import Clip, ClipConfig
-from reidlib.training import fit
+from reidlib.tests.training import train
+from reidlib.training import processes
 from reidlib.training.schedules import schedule
 
 
@@ -54,7 +55,7 @@ def test_schedules():
 def test_a_run_cut_off_ends_with_the_same_weights(data, tmp_path, monkeypatch):
     config = settings(save_every=1)
     whole = new_model(config)
-    rows = list(fit(whole, data, config, tmp_path / "whole", select=[]))
+    rows = list(train(whole, data, config, tmp_path / "whole", select=[]))
 
     cut, calls = new_model(config), 0
     honest = Clip.losses
@@ -68,10 +69,10 @@ def test_a_run_cut_off_ends_with_the_same_weights(data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Clip, "losses", dies_at_the_fourth_step)
     with pytest.raises(KeyboardInterrupt):
-        list(fit(cut, data, config, tmp_path / "cut", select=[]))
+        list(train(cut, data, config, tmp_path / "cut", select=[]))
     monkeypatch.setattr(Clip, "losses", honest)
     resumed = new_model(config)
-    again = list(fit(resumed, data, config, tmp_path / "cut", select=[]))
+    again = list(train(resumed, data, config, tmp_path / "cut", select=[]))
     for name, tensor in copied(whole).items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
     assert [row["loss"] for row in again] == pytest.approx([row["loss"] for row in rows], rel=1e-6)
@@ -83,7 +84,7 @@ def training(data, tmp_path, monkeypatch):
     monkeypatch.setenv("REIDLIB_OUTPUTS", str(tmp_path))
     honest, taken = Clip.losses, []
 
-    def train(interrupt_at=None, model=None, records=data, **more):
+    def run(interrupt_at=None, model=None, records=data, resume=True, log=None, **more):
         taken.clear()
         config = settings(max_steps=2, save_every=1, **more)
 
@@ -94,25 +95,63 @@ def training(data, tmp_path, monkeypatch):
             return honest(self, batch)
 
         monkeypatch.setattr(Clip, "losses", losses)
-        rows = list(fit(model or new_model(config), records, config, tmp_path / "run" / "part", select=[]))
+        folder, how = tmp_path / "run" / "part", {"select": [], "resume": resume, "log": log}
+        rows = list(train(model or new_model(config), records, config, folder, **how))
         return len(taken), rows
 
-    return train
+    return run
 
 
-def test_a_finished_training_is_kept_until_its_notebook_is_finished_too(training, tmp_path):
-    run = tmp_path / "run"
+def test_a_training_is_taken_up_where_its_caller_says_so(training, tmp_path, capsys):
     steps, rows = training()
-    assert steps == 2
-    assert [json.loads(line) for line in (run / "part" / "log.jsonl").read_text().splitlines()] == rows
-    assert training() == (0, rows), "killed before its results were measured"
-    (run / "metrics.json").touch()
-    assert training()[0] == 2, "all was done, and is asked for once more"
-    (run / "metrics.json").touch()
-    (run / "executed.partial.ipynb").touch()
-    assert training()[0] == 0, "executed headless and killed after its results were measured"
-    (run / "executed.ipynb").touch()
-    assert training()[0] == 2
+    assert steps == 2 and "had finished" not in capsys.readouterr().out
+    assert [json.loads(line) for line in (tmp_path / "run/part/log.jsonl").read_text().splitlines()] == rows
+    (tmp_path / "run" / "metrics.json").touch()
+    model = new_model(settings())
+    assert training(model=model) == (0, rows)
+    assert "run/part had finished: its 1 epochs are taken as they are." in capsys.readouterr().out
+    assert weights.fingerprint(model) != weights.fingerprint(new_model(settings()))
+    assert training(resume=False)[0] == 2
+    with pytest.raises(KeyboardInterrupt):
+        training(interrupt_at=1, resume=False)
+    assert training(resume=False)[0] == 2
+
+
+def test_each_new_row_is_logged(training):
+    logged = []
+    assert training(log=logged.append)[1] == logged
+    assert len(training(log=logged.append)[1]) == len(logged)  # those of a finished training are not new
+
+
+def test_two_trainings_in_one_folder_are_one_sentence(data, tmp_path):
+    config = settings()
+    model = new_model(config)
+    first = train(model, data, settings(max_steps=0), tmp_path, select=[])
+    next(first)
+    with pytest.raises(ReidError, match=f"Another run is writing {tmp_path}"):
+        list(train(new_model(config), data, config, tmp_path, select=[], resume=False))
+    first.close()
+    list(train(new_model(config), data, config, tmp_path, select=[], resume=False))
+
+
+def test_the_scale_of_fp16_gradients_goes_on_where_it_was(training, tmp_path, monkeypatch):
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins import MixedPrecision
+
+    scalers = []
+
+    def join(config):
+        scalers.append(torch.amp.GradScaler("cpu", init_scale=256.0, growth_interval=1))
+        fabric = Fabric(accelerator="cpu", devices=1, plugins=MixedPrecision("16-mixed", "cpu", scalers[-1]))
+        monkeypatch.setattr(fabric.strategy.precision, "_desired_input_dtype", torch.bfloat16)
+        return fabric
+
+    monkeypatch.setattr(processes, "join", join)
+    with pytest.raises(KeyboardInterrupt):
+        training(interrupt_at=1)
+    state = weights.state_of(tmp_path / "run" / "part" / "checkpoint" / "last.safetensors")
+    assert state["scaler"]["scale"] == scalers[0].get_scale() == 512  # doubled by a step that went well
+    assert training()[0] == 1 and scalers[1].get_scale() == 1024
 
 
 def test_other_settings_weights_or_data_begin_anew(training, data):
@@ -135,7 +174,7 @@ def test_other_settings_weights_or_data_begin_anew(training, data):
 def test_the_best_epoch_is_kept(data, tmp_path):
     config = settings(epochs=3, max_steps=0, lr=3e-4)
     model = new_model(config)
-    rows = list(fit(model, data, config, tmp_path))
+    rows = list(train(model, data, config, tmp_path))
     best = max(range(3), key=lambda epoch: rows[epoch]["t2i R@1"])
     state = weights.state_of(tmp_path / "checkpoint" / "best.safetensors")
     assert state["rows"][-1]["epoch"] == best + 1
@@ -146,7 +185,7 @@ def test_the_best_epoch_is_kept(data, tmp_path):
 
 def test_accumulated_steps_average_their_batches(data, tmp_path):
     config = settings(max_steps=1, epochs=1, accumulate=3)
-    (row,) = fit(new_model(config), data, config, tmp_path, select=[])
+    (row,) = train(new_model(config), data, config, tmp_path, select=[])
     assert math.isfinite(row["loss"]) and row["loss"] == pytest.approx(row["t2i"])
 
 
@@ -154,8 +193,8 @@ def test_a_loss_that_is_no_number_stops_in_one_sentence(data, tmp_path, monkeypa
     config = settings()
     monkeypatch.setattr(Clip, "losses", lambda self, batch: {"t2i": self.clip.logit_scale * float("nan")})
     with pytest.raises(ReidError, match="The loss t2i was no number by step"):
-        list(fit(new_model(config), data, config, tmp_path, select=[]))
-    assert not (tmp_path / "checkpoint").exists()
+        list(train(new_model(config), data, config, tmp_path, select=[]))
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize(
@@ -163,7 +202,7 @@ def test_a_loss_that_is_no_number_stops_in_one_sentence(data, tmp_path, monkeypa
     [
         ({"optimizer": "sgd"}, "optimizer should be"),
         ({"sampler": "best"}, "sampler should be"),
-        ({"select_by": "R@1"}, "is not measured here"),
+        ({"select_by": "R@1"}, "is not measured"),
         ({"device": "cuda"}, "no CUDA GPU"),
         ({"precision": "int8"}, "precision should be"),
         ({"augment": "mixup"}, "augmentation"),
@@ -174,7 +213,7 @@ def test_impossible_settings(data, tmp_path, change, message):
         pytest.skip("there is a GPU here")
     config = settings(max_steps=1, **change)
     with pytest.raises(ConfigError, match=message):
-        list(fit(new_model(config), data, config, tmp_path))
+        list(train(new_model(config), data, config, tmp_path))
 
 
 def test_checkpoints_that_do_not_fit(data, tmp_path):
@@ -211,6 +250,6 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
 def test_mixed_precision_keeps_float32_weights(data, tmp_path):
     config = settings(precision="bf16", max_steps=2)
     model = new_model(config)
-    (row,) = fit(model, data, config, tmp_path, select=[])
+    (row,) = train(model, data, config, tmp_path, select=[])
     assert math.isfinite(row["loss"])
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}

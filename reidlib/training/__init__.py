@@ -1,5 +1,5 @@
-"""Training: one `fit` for every method, with its schedules and checkpoints."""
+"""Training: one `fit` for every method, with its schedules and processes."""
 
-from reidlib.training.engine import fit
+from reidlib.training.fit import fit
 
 __all__ = ["fit"]

@@ -1,35 +1,36 @@
 """The processes of a training on several devices: started here unless torchrun did, watched, and ended together."""
 
+import atexit
 import io
-import json
 import logging
 import os
-import queue
+import pickle
+import re
 import signal
-import subprocess
 import sys
 import threading
-import traceback
-import warnings
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from multiprocessing import connection
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import distributed, multiprocessing, nn
 
 from reidlib import errors
 from reidlib.backbones import from_spec
 from reidlib.config import Config
-from reidlib.devices import pick_device
+from reidlib.devices import gather, pick_device, pick_precision
 from reidlib.errors import ConfigError, ReidError
 from reidlib.methods.base import Method
 
-GRACE = 2.0  # seconds that the other processes have to say what went wrong with them when one has failed
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def must_start(config: Config) -> bool:
-    """Whether a training needs processes that nobody has started yet.
+    """True if a training needs processes that nobody has started yet.
 
     Raises ConfigError where `devices` and `nodes` ask for what the machine or torchrun does not give, or for processes
     that cannot share `batch_size` equally.
@@ -54,8 +55,62 @@ def must_start(config: Config) -> bool:
     return wanted > 1
 
 
-def rows_of(folder: Path, model: Method, config: Config, **job) -> Iterator[dict]:
-    """The rows of `fit(model=model, config=config, folder=folder, **job)`, run by `config.devices` new processes.
+def restarted() -> bool:
+    """True if torchrun has started this process in the place of one that died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+
+
+def join(config: Config):
+    """Lightning's Fabric (device, precision, gradients averaged over processes) of this process and the others."""
+    from lightning_fabric import Fabric  # takes seconds to import, and only training needs it
+
+    device = pick_device(config.device)
+    precision = pick_precision(config.precision, device)
+    if precision == "fp16" and device.type == "cpu":
+        raise ConfigError("precision='fp16' trains on a GPU only; on the CPU use 'fp32' or 'bf16'.")
+    fabric = Fabric(
+        accelerator=device.type,
+        devices=config.devices,
+        num_nodes=config.nodes,
+        precision=PRECISIONS[precision],
+        # not every loss reaches every weight: CLIP trained on sketches leaves its text tower alone
+        strategy="ddp_find_unused_parameters_true" if config.devices * config.nodes > 1 else "auto",
+    )
+    fabric.launch()
+    return fabric
+
+
+@contextmanager
+def shared_statistics(model: nn.Module) -> Iterator[None]:
+    """Lets batch normalisation see the features of all processes, as it would in one.
+
+    torch's SyncBatchNorm does it for GPUs only. The features here are a few vectors a picture.
+    """
+
+    def of_all(norm: nn.Module, args: tuple):
+        return (gather(args[0]),) if norm.training else None
+
+    def own(norm: nn.Module, args: tuple, output: torch.Tensor):
+        return output.chunk(distributed.get_world_size())[distributed.get_rank()] if norm.training else None
+
+    hooks = [
+        hook
+        for module in model.modules()
+        if isinstance(module, nn.BatchNorm1d)
+        for hook in (module.register_forward_pre_hook(of_all), module.register_forward_hook(own))
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+# -- started here --------------------------------------------------------------------------------------------------
+
+
+def rows_of(model: Method, job: dict[str, Any]) -> Iterator[dict]:
+    """The rows of `train(model, **job)`, run by `devices` new processes.
 
     They are programs of their own, not forks, so CUDA may be in use here and a script needs no `__main__` guard. They
     end with the generator, with this process, and with one another: an error in one of them, or its death, ends all
@@ -63,30 +118,45 @@ def rows_of(folder: Path, model: Method, config: Config, **job) -> Iterator[dict
     `load_model` does, since not every model of transformers survives pickling. Raises ReidError for a class that they
     cannot import.
     """
-    if type(model).__module__ == "__main__":
-        raise ReidError(
-            f"devices={config.devices} needs {type(model).__name__} in a module that other processes can import; it is "
-            "defined in the notebook or script itself."
-        )
+    world = job["config"].devices
     packed = io.BytesIO()
-    torch.save((_recipe(model.cpu()), {"folder": folder, "config": config, **job}), packed)
+    try:
+        if type(model).__module__ == "__main__":
+            raise pickle.PicklingError(type(model).__name__)
+        torch.save((_recipe(model.cpu()), job), packed)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ReidError(
+            f"devices={world} needs a model, batches and evaluate that other processes can import; one of them is "
+            f"defined in the notebook or script itself ({error})."
+        ) from error
     # The processes meet at this store; they find it in the way in which those of torchrun find theirs.
     store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    running = [_start(folder, rank, config.devices, store.port) for rank in range(config.devices)]
+    spawn = multiprocessing.get_context("spawn")
+    jobs, (here, there) = spawn.Queue(), spawn.Pipe(duplex=False)
+    with _nothing_in_main():
+        running = multiprocessing.start_processes(_work, (world, store.port, jobs, there), world, join=False)
+    end = [process.kill for process in running.processes]
     try:
-        for process in running:
-            with suppress(BrokenPipeError):  # it has ended already; how, its status will say
-                process.stdin.write(len(packed.getbuffer()).to_bytes(8))
-                process.stdin.write(packed.getbuffer())
-                process.stdin.flush()
-        del packed
-        yield from _listen(running)
+        for kill in end:
+            atexit.register(kill)  # Python waits for processes before it forgets generators
+        for _ in end:
+            jobs.put(packed.getbuffer().tobytes())
+        there.close()
+        while any(process.is_alive() for process in running.processes):
+            connection.wait([here, *(process.sentinel for process in running.processes if process.is_alive())])
+            yield from _waiting(here)
+            codes = [process.exitcode for process in running.processes]
+            if any(codes):
+                raise _first_cause(codes, running.error_files)
+        yield from _waiting(here)
     finally:
-        for process in running:
-            process.kill()
-            process.wait()
-            with suppress(BrokenPipeError):
-                process.stdin.close()
+        for kill in end:
+            kill()
+            atexit.unregister(kill)
+        for process in running.processes:
+            process.join()
+        jobs.cancel_join_thread()
+        jobs.close()
 
 
 def _recipe(model: Method) -> dict:
@@ -96,7 +166,12 @@ def _recipe(model: Method) -> dict:
 
 
 def _made(
-    kind: type[Method], config: Config, num_classes: int, towers: dict, state: dict[str, Tensor], frozen: list[str]
+    kind: type[Method],
+    config: Config,
+    num_classes: int,
+    towers: dict,
+    state: dict[str, torch.Tensor],
+    frozen: list[str],
 ) -> Method:
     """The model of a `_recipe`."""
     model = kind(config, num_classes, **{name: from_spec(spec) for name, spec in towers.items()})
@@ -106,97 +181,64 @@ def _made(
     return model
 
 
-def _start(folder: Path, rank: int, world: int, port: int) -> subprocess.Popen:
-    """A process as torchrun would start it; its input is the job, then nothing, and it ends when its input does."""
-    threads = max(1, (os.cpu_count() or 1) // world)
-    like_torchrun = {
-        "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "fit", "TORCHELASTIC_USE_AGENT_STORE": True,
-    }  # fmt: skip
-    return subprocess.Popen(
-        [sys.executable, "-c", f"from {__name__} import work; work()", str(folder)],  # the folder is for `ps` alone
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={"OMP_NUM_THREADS": str(threads), "TORCH_CPP_LOG_LEVEL": "ERROR"}
-        | os.environ
-        | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        | {name: str(value) for name, value in like_torchrun.items()},
-        start_new_session=True,  # Ctrl-C is for this process, which then ends the others
-    )
-
-
-def _listen(running: list[subprocess.Popen]) -> Iterator[dict]:
-    """The rows that the first process sends, until all have ended well; else the ReidError of the one that did not."""
-    events: queue.SimpleQueue = queue.SimpleQueue()
-
-    def read(rank: int, process: subprocess.Popen) -> None:
-        with process.stdout:
-            for line in process.stdout:
-                events.put((rank, json.loads(line)))
-        events.put((rank, {"ended": process.wait()}))
-
-    for rank, process in enumerate(running):
-        threading.Thread(target=read, args=(rank, process), daemon=True).start()
-    left = len(running)
-    while left:
-        rank, event = events.get()
-        if "row" in event:
-            yield event["row"]
-        elif event.get("ended") == 0:
-            left -= 1
-        else:
-            failed = [(rank, event)]
-            with suppress(queue.Empty):
-                while True:
-                    failed.append(events.get(timeout=GRACE))
-            raise _first_cause(failed, len(running))
-
-
-def _first_cause(failed: list[tuple[int, dict]], world: int) -> ReidError:
-    """One error of many: a death explains the connections that the others lost, and a ReidError knows best."""
-
-    def weight(event: dict) -> int:
-        return 0 if event.get("ended", 0) < 0 else 1 if hasattr(errors, event.get("kind", "")) else 2
-
-    rank, event = min(failed, key=lambda each: weight(each[1]))
-    if "kind" not in event:
-        ended = event["ended"]
-        how = f"was killed by {signal.Signals(-ended).name}" if ended < 0 else f"ended with status {ended}"
-        return ReidError(f"Training process {rank} of {world} {how}; the same call goes on from the last checkpoint.")
-    if weight(event) == 1:
-        return getattr(errors, event["kind"])(event["message"])
-    error = ReidError(f"Training process {rank} of {world} failed with {event['kind']}: {event['message']}")
-    error.add_note(event["trace"])
-    return error
-
-
-def work() -> None:
-    """One of the processes: runs the job and tells the one that started it, a line of JSON each."""
-    from reidlib.training import fit
-
-    packed = sys.stdin.buffer.read(int.from_bytes(sys.stdin.buffer.read(8)))
-    threading.Thread(target=_end_with_starter, daemon=True).start()
-    logging.disable(logging.INFO)
-    warnings.filterwarnings("ignore", "torch.distributed.nn.functional.all_gather is deprecated")  # Fabric's affair
-    lines = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what anything else prints is not for the starter
-
-    def tell(**event) -> None:
-        lines.write(json.dumps(event) + "\n")
-        lines.flush()
-
+@contextmanager
+def _nothing_in_main() -> Iterator[None]:
+    """Keeps new processes from running the script that starts them once more."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
     try:
-        recipe, job = torch.load(io.BytesIO(packed), weights_only=False)  # from the starter, through no file
-        del packed
-        for row in fit(_made(**recipe), **job):
-            if os.environ["RANK"] == "0":
-                tell(row=row)
-    except Exception as error:
-        tell(kind=type(error).__name__, message=" ".join(str(error).split()), trace=traceback.format_exc())
-        sys.exit(1)
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _waiting(rows: connection.Connection) -> Iterator[dict]:
+    with suppress(EOFError):  # all senders have ended
+        while rows.poll():
+            yield rows.recv()
+
+
+def _first_cause(codes: list[int | None], files: list[str]) -> ReidError:
+    """One error of many: a death explains the connections that the others lost, else what was raised first.
+
+    codes: with which each process has ended, None for those still there. files: where torch keeps what it raised.
+    """
+    raised = [(Path(file), rank) for rank, file in enumerate(files) if Path(file).is_file()]
+    rank, code = next(((rank, code) for rank, code in enumerate(codes) if code and (code < 0 or not raised)), (0, 0))
+    if code:
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+        of = f"Training process {rank} of {len(codes)}"
+        return ReidError(f"{of} {how}; the same call goes on from the last checkpoint.")
+    first, rank = min(raised, key=lambda file: file[0].stat().st_mtime_ns)
+    trace = pickle.loads(first.read_bytes())  # a string
+    kind, message = re.findall(r"^([\w.]+)(?:: (.*))?$", trace, re.MULTILINE)[-1]
+    if kind.startswith("reidlib.errors."):
+        return getattr(errors, kind.rpartition(".")[2])(message)
+    cause = ReidError(f"Training process {rank} of {len(codes)} failed with {kind}: {message}")
+    cause.add_note(trace)
+    return cause
+
+
+def _work(rank: int, world: int, port: int, jobs, rows: connection.Connection) -> None:
+    """One of the processes."""
+    threading.Thread(target=_end_with_starter, daemon=True).start()
+    from reidlib.training.fit import train
+
+    logging.disable(logging.INFO)
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "fit",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }  # fmt: skip
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // world))
+    recipe, job = torch.load(io.BytesIO(jobs.get()), weights_only=False)  # from the starter, through no file
+    for row in train(_made(**recipe), **job):
+        if rank == 0:
+            rows.send(row)
     distributed.destroy_process_group()
 
 
 def _end_with_starter() -> None:
-    os.read(0, 1)  # nothing more is ever sent: it returns when the starter is gone, however it went
+    multiprocessing.parent_process().join()
     os._exit(1)

@@ -6,7 +6,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from reidlib.data import transforms as T
+from reidlib.data import augment as T
 from reidlib.errors import ConfigError
 
 PLAIN = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
