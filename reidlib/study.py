@@ -47,7 +47,7 @@ def drawn(method: str, trial: int, preset: Config) -> dict[str, Any]:
         "lr": float(f"{preset.lr * 4 ** rng.uniform(-1, 1):.2g}"),
         "weight_decay": rng.choice((0.0, 0.02, 0.05, 0.1)),
         "schedule": rng.choice(("cosine", "linear", "constant")),
-        "warmup_epochs": rng.choice((0.0, 0.1, 0.2, 0.4)),
+        "warmup_epochs": rng.choice((0.2, 0.5, 1.0)),
     }
     return common | {name: rng.choice(values) for name, values in OWN.get(method, {}).items()}
 

@@ -99,7 +99,6 @@ class CFineConfig(Config):
             augment="cfine",
             text_length=60,
             epochs=2,
-            warmup_epochs=0.2,
             batch_size=64,
             optimizer="adam",
             lr=6e-4,

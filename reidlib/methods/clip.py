@@ -54,7 +54,6 @@ class ClipConfig(Config):
             temperature=0.0,
             augment="cfine",
             epochs=2,
-            warmup_epochs=0.2,
             batch_size=64,
             lr=6e-4,
             weight_decay=0.05,
