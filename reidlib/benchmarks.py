@@ -284,6 +284,9 @@ def _clip(model: Method, made: dict[str, Any]) -> tuple[Tensor, ...]:
 
 def _cfine(model: Method, made: dict[str, Any]) -> tuple[Tensor, ...]:
     ids, bert = made["text"], model.bert
+    ids = ids[:, : int((ids != bert.pad).sum(dim=1).max())]
+    if model.project:  # CLIP's own text tower
+        return model.clip.encode_image(made["images"]), bert(ids).tokens[:, 0]
     words = bert.model(input_ids=ids, attention_mask=(ids != bert.pad).long()).last_hidden_state
     return model.clip.encode_image(made["images"]), words[:, 0]
 

@@ -113,14 +113,16 @@ def cmpc(image: Tensor, text: Tensor, weight: Tensor, pids: Tensor) -> Tensor:
 
         CE((v . t^) t^ W^, pid) + CE((t . v^) v^ W^, pid)        (^ is of length 1, W by columns)
 
-    image, text: (N, D) pairs; weight: (D, identities); pids: (N,). Mean over N. Source: Zhang and Lu, ECCV 2018.
+    image, text: (..., N, D) pairs; weight: (D, identities); pids: (N,). Mean over N: returns (...). The weights are the
+    larger side by far, so both directions of all pairs are one product with them, and their lengths divide the result.
+    Source: Zhang and Lu, ECCV 2018.
     """
-    image, text, weight = image.float(), text.float(), normalize(weight.float(), dim=0)
-    loss = 0.0
-    for anchor, other in ((image, normalize(text, dim=1)), (text, normalize(image, dim=1))):
-        length = (anchor * other).sum(dim=1, keepdim=True)
-        loss = loss + cross_entropy(length * (other @ weight), pids)
-    return loss
+    image, text, weight = image.float(), text.float(), weight.float()
+    anchors, others = torch.stack([image, text]), normalize(torch.stack([text, image]), dim=-1)
+    projected = (anchors * others).sum(dim=-1, keepdim=True) * others  # (2, ..., N, D)
+    logits = projected.flatten(0, -2) @ weight / weight.norm(dim=0).clamp(min=1e-12)
+    each = cross_entropy(logits, pids.repeat(len(logits) // len(pids)), reduction="none")
+    return each.view(projected.shape[:-1]).mean(dim=-1).sum(dim=0)
 
 
 def diversity(parts: Tensor) -> Tensor:

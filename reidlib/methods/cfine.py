@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, pad
 
+from reidlib.backbones.attention import attend
 from reidlib.backbones.bert import TextEncoder, create_text_encoder
 from reidlib.backbones.clip import CLIP, Tokens, create_clip
 from reidlib.config import Config
@@ -128,14 +129,16 @@ class Head(nn.Module):
 
     def image(self, tokens: Tensor, attention: Tensor) -> Features:
         """tokens: (B, L, D), [CLS] first; attention: (B, L, L) of the last layer, averaged over heads."""
-        return self._features(tokens, attention, self.config.image_ratio, self.neck_image)
+        return self._features(tokens, attention, share(tokens.shape[1], self.config.image_ratio), self.neck_image)
 
-    def text(self, tokens: Tensor, attention: Tensor, padding: Tensor) -> Features:
-        """As `image`; padding: (B, L) true where there is no word, which the refining block must not look at."""
-        return self._features(tokens, attention, self.config.text_ratio, self.neck_text, padding)
+    def text(self, tokens: Tensor, attention: Tensor, padding: Tensor, length: int = 0) -> Features:
+        """As `image`; padding: (B, L) true where there is no word, which the refining block must not look at. length:
+        of a full caption, where padding was cut off."""
+        count = share(length or tokens.shape[1], self.config.text_ratio)
+        return self._features(tokens, attention, count, self.neck_text, padding)
 
-    def _features(self, tokens, attention, ratio, neck, padding=None) -> Features:
-        index = select(attention, ratio)
+    def _features(self, tokens, attention, count, neck, padding=None) -> Features:
+        index = select(attention, count)
         selected = tokens.gather(1, index[:, :, None].expand(-1, -1, tokens.shape[2]))
         parts = self.block(tokens, selected.unflatten(1, (2, -1)), padding)
         # The neck normalises each branch by its own batch statistics.
@@ -156,11 +159,13 @@ class Head(nn.Module):
     def losses(self, image: Features, text: Features, pids: Tensor) -> dict[str, Tensor]:
         """Weighted losses by name, in float32; image and text: pair i is row i of both. pids: (B,)."""
         config = self.config
-        losses = {"cmpm": 0.0, "cmpc": 0.0}
-        for branch in range(3):
-            pair = image.branches[:, branch], text.branches[:, branch]
-            losses["cmpm"] += config.cmpm_weights[branch] * cmpm(*pair, pids, target=config.cmpm_target)
-            losses["cmpc"] += config.cmpc_weights[branch] * cmpc(*pair, self.classifier, pids)
+        pair = image.branches.transpose(0, 1), text.branches.transpose(0, 1)
+        classified = zip(config.cmpc_weights, cmpc(*pair, self.classifier, pids), strict=True)
+        matched = (cmpm(*branches, pids, target=config.cmpm_target) for branches in zip(*pair, strict=True))
+        losses = {
+            "cmpm": sum(weight * loss for weight, loss in zip(config.cmpm_weights, matched, strict=True)),
+            "cmpc": sum(weight * loss for weight, loss in classified),
+        }
         losses["diversity"] = config.diversity_weight * (
             diversity(image.branches[:, 1:]) + diversity(text.branches[:, 1:])
         )
@@ -204,21 +209,26 @@ class RefiningBlock(nn.Module):
         cls = tokens[:, None, :1].expand(-1, groups.shape[1], -1, -1)
         x = torch.cat([cls, groups], dim=2).flatten(0, 1)
         inner = self.ln_0(x)
-        x = x[:, :1] + self.self_attn(inner[:, :1], inner, inner, need_weights=False)[0]
+        x = x[:, :1] + attend(self.self_attn, inner[:, :1], inner)
         x = x.view(len(tokens), -1, tokens.shape[2])
-        x = x + self.attn(self.ln_1(x), tokens, tokens, key_padding_mask=padding, need_weights=False)[0]
+        x = x + attend(self.attn, self.ln_1(x), tokens, padding)
         return x + self.mlp(self.ln_2(x))
 
 
-def select(attention: Tensor, ratio: float) -> Tensor:
-    """Indices (B, 2K) of the tokens that the first one attends to most, best first; K = int(L * ratio), at least 1.
+def share(length: int, ratio: float) -> int:
+    """The tokens of a group: `ratio` of `length`, at least one."""
+    return max(int(length * ratio), 1)
 
-    attention: (B, L, L). The first token's own score is set to 0 and so comes last, with padding.
+
+def select(attention: Tensor, count: int) -> Tensor:
+    """Indices (B, 2 count) of the tokens that the first one attends to most, best first.
+
+    attention: (B, L, L). The first token's own score is set to 0 and so comes last, with padding; of equal scores the
+    earlier token comes first, where the official code leaves the order to topk.
     """
-    length = attention.shape[1]
     scores = attention[:, 0].clone()
     scores[:, 0] = 0
-    return scores.topk(2 * max(int(length * ratio), 1), dim=1).indices
+    return scores.sort(dim=1, descending=True, stable=True).indices[:, : 2 * count]
 
 
 def cross_grained(image: Features, text: Features, temperature: float = 0.07) -> Tensor:
@@ -332,8 +342,15 @@ class CFine(Method):
         return self.clip.image_tokens(images, project=self.project, attention=True)
 
     def text_features(self, ids: Tensor) -> Features:
-        """(B, L) -> branches and selected words."""
-        return self.head.text(*self.bert(ids), ids == self.bert.pad)
+        """(B, L) -> branches and selected words.
+
+        Columns that are padding in the whole batch are cut off before the text encoder, but for those that a short
+        caption fills its groups up with: what is selected and all features are those of the full length.
+        """
+        length, words = ids.shape[1], ids != self.bert.pad
+        longest = int((words * torch.arange(1, length + 1, device=ids.device)).max())
+        ids = ids[:, : max(longest, 2 * share(length, self.config.text_ratio))]
+        return self.head.text(*self.bert(ids), ids == self.bert.pad, length)
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         image, text = self.image_features(batch["images"]), self.text_features(batch["text"])

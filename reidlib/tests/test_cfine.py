@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from reidlib.backbones.attention import attend
 from reidlib.backbones.bert import create_text_encoder
 from reidlib.data import load
 from reidlib.data.batches import data_pixels
@@ -45,6 +46,35 @@ def test_embeddings_are_unit_vectors_that_do_not_depend_on_the_batch(model):
         assert together.shape == (4, 3 * model.clip.image_width)
         assert_close(together.norm(dim=1), torch.ones(4))
         assert_close(torch.cat([embed(query[None]) for query in queries]), together, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("captions", [CAPTIONS, CAPTIONS[1:2], ["a man, " * 15, "a boy"]])
+def test_padding_that_is_cut_off_changes_nothing(model, captions):
+    """Neither which padding fills up the groups of a short caption, nor what the block makes of it."""
+    ids = model.tokenize(captions)
+    full = model.head.text(*model.bert(ids), ids == model.bert.pad)
+    seen = []
+    handle = model.bert.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[1]))
+    trimmed = model.text_features(ids)
+    handle.remove()
+    assert seen[0] == max(2 * int(60 * 0.2), int((ids != model.bert.pad).sum(dim=1).max())) < ids.shape[1]
+    for ours, whole in zip(trimmed, full, strict=True):
+        assert_close(ours, whole, atol=1e-5, rtol=1e-4)
+
+
+def test_attention_without_projecting_the_tokens():
+    torch.manual_seed(0)
+    module = torch.nn.MultiheadAttention(32, 4, batch_first=True)
+    torch.nn.init.normal_(module.in_proj_bias)
+    queries, tokens = torch.randn(3, 2, 32), torch.randn(3, 9, 32, requires_grad=True)
+    for padding in (None, torch.arange(9) >= torch.tensor([9, 5, 1])[:, None]):
+        plain = module(queries, tokens, tokens, key_padding_mask=padding, need_weights=False)[0]
+        ours = attend(module, queries, tokens, padding)
+        assert_close(ours, plain, atol=1e-6, rtol=1e-5)
+        wanted = [module.in_proj_weight, module.out_proj.bias, tokens]
+        for a, b in zip(*(torch.autograd.grad(x.square().sum(), wanted) for x in (ours, plain)), strict=True):
+            assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
 def test_losses_reach_every_parameter():

@@ -285,3 +285,13 @@ def test_word_guessing_is_the_mean_over_hidden_words():
     logits = torch.tensor([[0.0, 0.0, 0.0], [0.0, math.log(2), 0.0]])
     expected = (math.log(3) + math.log(2)) / 2
     assert float(masked_language_loss(logits, torch.tensor([0, 1]))) == pytest.approx(expected)
+
+
+def test_projection_classification_of_several_pairs_at_once():
+    image, text = torch.randn(2, 3, 8, 16, requires_grad=True)
+    weight, pids = torch.randn(16, 5, requires_grad=True), torch.arange(8) % 5
+    at_once = cmpc(image, text, weight, pids)
+    one_by_one = torch.stack([cmpc(*pair, weight, pids) for pair in zip(image, text, strict=True)])
+    torch.testing.assert_close(at_once, one_by_one)
+    for ours, theirs in zip(*(torch.autograd.grad(x.sum(), weight) for x in (at_once, one_by_one)), strict=True):
+        torch.testing.assert_close(ours, theirs)
