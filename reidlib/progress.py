@@ -19,6 +19,8 @@ def tqdm(*arguments: Any, **options: Any) -> std.tqdm:
     """tqdm's bar with its arguments; in a headless notebook it is drawn in the line of `reid run` (see `Line`)."""
     report = os.environ.get(REPORT)
     if not report:
+        if os.environ.get("TQDM_DISABLE"):  # tqdm's bar in a notebook does not look at it
+            options["disable"] = True
         return auto.tqdm(*arguments, **options)
     options |= {"disable": options.get("disable") is True, "file": _Report(Path(report)), "mininterval": EVERY}
     return std.tqdm(*arguments, bar_format="{desc} {n_fmt}/{total_fmt}, {rate_fmt}", **options)

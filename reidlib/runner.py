@@ -185,12 +185,10 @@ def _plan_one(notebook: Notebook, parameters: dict[str, object], name: str | Non
 
 
 def _check_dataset(name: str) -> None:
-    from reidlib.data import names
+    from reidlib.data.load import names, toys
 
-    known = [*names, *(f"toy/{other}" for other in names if other not in ("toy", "folder"))]
-    if name not in known:
-        choices = known if "/" in name else names
-        raise ConfigError(f"There is no data set {name!r}; {nearest(name, choices)}.")
+    if name not in (*names, *toys):
+        raise ConfigError(f"There is no data set {name!r}; {nearest(name, toys if '/' in name else names)}.")
 
 
 def _checked(notebook: Notebook, name: str, value: object) -> object:
