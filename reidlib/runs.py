@@ -1,12 +1,10 @@
-"""A run's folder: what was run, what came out of it, and loading its model again."""
+"""A run's folder: what was run and what came out of it."""
 
 import io
-import json
 import platform
 import subprocess
 from collections.abc import Mapping
 from importlib.metadata import version
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,16 +13,13 @@ from IPython import get_ipython
 from IPython.display import Image, display
 from matplotlib.figure import Figure
 
-from reidlib import methods, paths, weights
+from reidlib import paths
 from reidlib.config import Config
 from reidlib.data import PersonData
-from reidlib.devices import pick_device
-from reidlib.errors import CheckpointError, ReidError
 from reidlib.evaluation import Ranks
-from reidlib.methods.base import Method
+from reidlib.models import loaded
 
 PACKAGES = ("torch", "open_clip_torch", "transformers", "numpy", "pillow")
-_loaded: dict[str, str] = {}  # the trained models that this process has loaded, with a fingerprint of their weights
 
 
 class Run:
@@ -83,75 +78,9 @@ class Run:
     def write_json(self, name: str, content: dict) -> None:
         """Writes a file of the run; metrics.json also says on which trained models of other runs it is built."""
         if name == "metrics.json":
-            others = {model: mark for model, mark in _loaded.items() if not f"{model}/".startswith(f"{self.name}/")}
+            others = {model: mark for model, mark in loaded.items() if not f"{model}/".startswith(f"{self.name}/")}
             content = content | {"built_on": others}
         paths.write_json(self.folder / name, content, indent=1, default=str)
-
-
-def load_model(run: str, part: str = "", which: str = "best") -> Method:
-    """The trained model of a run, on the CPU in evaluation mode; `part` is the folder of one of several trainings.
-
-    Raises CheckpointError when the run has none.
-    """
-    file = paths.inside(paths.outputs_dir(), f"{run}/{part}") / "checkpoint" / f"{which}.safetensors"
-    state = weights.state_of(file)
-    try:
-        method, settings, people, towers = (
-            state["method"],
-            dict(state["config"]),
-            int(state["num_classes"]),
-            dict(state.get("towers") or {}),
-        )
-    except (LookupError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{file} does not say of which method it is; expected a checkpoint of fit.") from error
-    model = methods.create(method, settings, people, towers)
-    weights.load(file, model)
-    _loaded[f"{run}/{part}".strip("/")] = weights.fingerprint(model)
-    return model.eval()
-
-
-def trained(method: str = "", **described) -> list[tuple[str, str]]:
-    """(run, part) of every finished training under outputs/, newest last.
-
-    Of one method or of all; `described` asks for values in the run's config.json, such as dataset="toy", seed=0.
-    """
-    files = sorted(paths.outputs_dir().glob("[!.]*/**/checkpoint/best.json"), key=lambda file: file.stat().st_mtime)
-    found = []
-    for file in files:
-        name = _json(file, "the JSON beside a checkpoint").get("method")
-        run, *part = file.parent.parent.relative_to(paths.outputs_dir()).parts
-        description = paths.outputs_dir() / run / "config.json"
-        fits = not described or (
-            description.is_file() and described.items() <= _json(description, "the description of a run").items()
-        )
-        if fits and method in ("", name):
-            found.append((run, str(Path(*part)) if part else ""))
-    return found
-
-
-def _json(file: Path, kind: str) -> dict:
-    try:
-        return dict(json.loads(file.read_text()))
-    except (ValueError, TypeError, OSError, RecursionError) as error:
-        raise CheckpointError(f"{file} should be {kind} and is not ({error}).") from error
-
-
-def searcher(*kinds: str, run: str = "") -> tuple[Method, str]:
-    """A model to search with, on the device there is, and one sentence that says which.
-
-    It is that of `run` ("<run>" or "<run>/<part>"), else of the newest training that takes one of these kinds of query
-    ("text", "sketch", ...), else the small CLIP as it comes. Raises ReidError where `run` takes none of them.
-    """
-    wanted = [tuple(run.split("/", 1))] if run else reversed(trained())
-    for name, *part in wanted:
-        model = load_model(name, *part)
-        if set(kinds) & set(model.reads):
-            where = "/".join(filter(None, (name, *part)))
-            return model.to(pick_device()), f"The model is {model.name} from the run {where}."
-        if run:
-            raise ReidError(f"The run {run} reads {' and '.join(model.reads)}; expected {' or '.join(kinds)}.")
-    model = methods.create("clip", {"views": ["text", "sketch"]}).eval().to(pick_device())
-    return model, "No run has trained a model that fits, so this is the small CLIP as it comes (zero-shot)."
 
 
 def _machine() -> dict[str, str | int]:

@@ -418,7 +418,7 @@ def _built(
     except (OSError, RuntimeError, ValueError, UnpicklingError, ImportError) as error:
         said = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
         raise ReidError(
-            f"{what} could not be loaded: {said[:300]}. Without a network, fetch it on another machine (`hf download`) and "
+            f"{what} could not be loaded: {said[:300]}. Without a network, fetch it elsewhere (`hf download`) and "
             "name the file as ARCH:/file, its tokenizer's files beside it, or the folder."
         ) from error
     return model, tokenizer
@@ -451,10 +451,20 @@ def _stretch_positions(clip: CLIP, image_size: tuple[int, int]) -> None:
     visual = clip.model.visual
     grid = tuple(side // patch for side, patch in zip(image_size, visual.patch_size, strict=True))
     known = visual.positional_embedding.detach()
-    patches = known[1:].T.view(1, -1, *visual.grid_size)
-    patches = interpolate(patches, size=grid, mode="bilinear", align_corners=False)
-    visual.positional_embedding = nn.Parameter(torch.cat([known[:1], patches.flatten(2)[0].T]))
+    visual.positional_embedding = nn.Parameter(resized_positions(known, visual.grid_size, grid, "bilinear"))
     visual.image_size, visual.grid_size = image_size, grid
+
+
+def resized_positions(known: Tensor, grid: tuple[int, int], new: tuple[int, int], mode: str) -> Tensor:
+    """Positions (1 + patches, D) of a class token and a grid of patches, interpolated to another grid.
+
+    mode: "bicubic" antialiases, as open_clip does; "bilinear" does not, as the official code of IRRA and CFFA.
+    """
+    if tuple(grid) == tuple(new):
+        return known
+    patches = known[1:].T.reshape(1, -1, *grid)
+    patches = interpolate(patches, size=tuple(new), mode=mode, antialias=mode == "bicubic", align_corners=False)
+    return torch.cat([known[:1], patches.flatten(2)[0].T])
 
 
 def write_folder(folder: Path, config: dict[str, Any], preprocess: Preprocess) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn.functional import interpolate, normalize
+from torch.nn.functional import normalize
 
-from reidlib.backbones.clip import CLIP
+from reidlib.backbones.clip import CLIP, resized_positions
 from reidlib.data.augment import CLIP as STATISTICS
 from reidlib.data.images import Preprocess
 from reidlib.losses import both_ways, itc
@@ -39,7 +39,8 @@ def toy_clip(image_size: tuple[int, int] | None = None, weights: bool = True) ->
     if weights:
         state = {name: tensor.float() for name, tensor in load_file(WEIGHTS).items() if name != "words"}
         state[WORDS] = toy_words()
-        state[POSITIONS] = _resized(state[POSITIONS], model.visual.grid_size)
+        grid = IMAGE_SIZE[0] // VISION["patch_size"], IMAGE_SIZE[1] // VISION["patch_size"]
+        state[POSITIONS] = resized_positions(state[POSITIONS], grid, model.visual.grid_size, "bicubic")
         model.load_state_dict(state)
     return CLIP(model, open_clip.tokenizer.SimpleTokenizer(), Preprocess(image_size, *STATISTICS), config)
 
@@ -106,16 +107,6 @@ def _all_words(rows: Tensor, known: Tensor) -> Tensor:
     words = torch.randn(TEXT["vocab_size"], TEXT["width"], generator=torch.Generator().manual_seed(0)) * 0.02
     words[rows] = known
     return words
-
-
-def _resized(positions: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Patch positions (1 + 8 * 4, D) interpolated to another grid, the class token's own kept."""
-    height, width = IMAGE_SIZE[0] // VISION["patch_size"], IMAGE_SIZE[1] // VISION["patch_size"]
-    if tuple(grid) == (height, width):
-        return positions
-    patches = positions[1:].view(1, height, width, -1).permute(0, 3, 1, 2)
-    patches = interpolate(patches, size=tuple(grid), mode="bicubic", antialias=True)
-    return torch.cat([positions[:1], patches.flatten(2)[0].T])
 
 
 if __name__ == "__main__":

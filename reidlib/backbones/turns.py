@@ -101,7 +101,12 @@ def _stretch(text: nn.Module, length: int) -> None:
     known = text.positional_embedding.detach()
     if length <= len(known):
         return
-    rest = interpolate(known[WELL_TRAINED:].T[None], size=length - WELL_TRAINED, mode="linear", align_corners=True)
-    text.positional_embedding = nn.Parameter(torch.cat([known[:WELL_TRAINED], rest[0].T]))
+    text.positional_embedding = nn.Parameter(stretched(known, length))
     text.attn_mask = torch.full((length, length), -torch.inf).triu(1)
     text.context_length = length
+
+
+def stretched(known: Tensor, length: int) -> Tensor:
+    """Positions (L, D) interpolated to more of them, (length, D), the well-trained ones as they are."""
+    rest = interpolate(known[WELL_TRAINED:].T[None], size=length - WELL_TRAINED, mode="linear", align_corners=True)
+    return torch.cat([known[:WELL_TRAINED], rest[0].T])

@@ -1,5 +1,6 @@
 """The methods by name; each lives in one file and is imported when it is first asked for."""
 
+import os
 from importlib import import_module
 from typing import Any
 
@@ -8,21 +9,30 @@ from reidlib.config import Config, nearest
 from reidlib.errors import ConfigError
 from reidlib.methods.base import Method
 
-# name -> (module, model, settings)
-METHODS = {
-    "clip": ("clip", "Clip", "ClipConfig"),
-    "cfine": ("cfine", "CFine", "CFineConfig"),
-    "cffa": ("cffa", "CFFA", "CFFAConfig"),
-    "interactreid-1": ("interactreid", "InteractReIDAdapt", "AdaptConfig"),
-    "interactreid": ("interactreid", "InteractReIDInvert", "InvertConfig"),
-    "diana-1": ("diana", "DiaNAPretrain", "DianaPretrainConfig"),
-    "diana": ("diana", "DiaNA", "DianaConfig"),
+# name -> (model, settings), each a class or where it lies: (module, name)
+METHODS: dict[str, tuple[Any, Any]] = {
+    "clip": (("clip", "Clip"), ("clip", "ClipConfig")),
+    "cfine": (("cfine", "CFine"), ("cfine", "CFineConfig")),
+    "cffa": (("cffa", "CFFA"), ("cffa", "CFFAConfig")),
+    "interactreid-1": (("interactreid", "InteractReIDAdapt"), ("interactreid", "AdaptConfig")),
+    "interactreid": (("interactreid", "InteractReIDInvert"), ("interactreid", "InvertConfig")),
+    "diana-1": (("diana", "DiaNAPretrain"), ("diana", "DianaPretrainConfig")),
+    "diana": (("diana", "DiaNA"), ("diana", "DianaConfig")),
 }
+
+
+def register(model: type[Method], config: type[Config]) -> None:
+    """Makes a method of one's own known by its `name`, wherever methods are named: checkpoints, notebooks, `reid`.
+
+    Other processes know it once the module that calls this is named by the environment variable REIDLIB_METHODS
+    (several: with commas between them).
+    """
+    METHODS[model.name] = (model, config)
 
 
 def config_class(name: str) -> type[Config]:
     """The settings class of a method; ConfigError, naming the nearest, where there is none of that name."""
-    return _part(name, 2)
+    return _part(name, 1)
 
 
 def create(name: str, settings: dict[str, Any], num_classes: int = 0, towers: dict[str, Any] | None = None) -> Method:
@@ -32,10 +42,17 @@ def create(name: str, settings: dict[str, Any], num_classes: int = 0, towers: di
     that the settings name, with their weights.
     """
     config = config_class(name)().replace(**settings)
-    return _part(name, 1)(config, num_classes, **{part: from_spec(spec) for part, spec in (towers or {}).items()})
+    return _part(name, 0)(config, num_classes, **{part: from_spec(spec) for part, spec in (towers or {}).items()})
 
 
 def _part(name: str, which: int) -> Any:
+    """The model (0) or the settings (1) of a method."""
     if name not in METHODS:
-        raise ConfigError(f"There is no method {name!r}; {nearest(name, METHODS)}.")
-    return getattr(import_module(f"reidlib.methods.{METHODS[name][0]}"), METHODS[name][which])
+        for module in filter(None, os.environ.get("REIDLIB_METHODS", "").split(",")):
+            import_module(module.strip())
+    if name not in METHODS:
+        raise ConfigError(
+            f"There is no method {name!r}; {nearest(name, METHODS)} (REIDLIB_METHODS names modules with others)."
+        )
+    found = METHODS[name][which]
+    return getattr(import_module(f"reidlib.methods.{found[0]}"), found[1]) if isinstance(found, tuple) else found

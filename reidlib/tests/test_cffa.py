@@ -11,9 +11,9 @@ from reidlib.errors import ConfigError
 from reidlib.evaluation import Encoder, evaluate, tasks
 from reidlib.methods import cffa
 from reidlib.methods.cffa import CFFA, CFFAConfig, select_patches, select_words
+from reidlib.models import load_model
 from reidlib.paths import run_dir
 from reidlib.query import Query
-from reidlib.runs import load_model
 from reidlib.tests.training import train
 
 CAPTIONS = ["a man in a red coat and black shoes", "woman", "a boy with a bag", "the same boy, seen from behind"]

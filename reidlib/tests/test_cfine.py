@@ -13,9 +13,9 @@ from reidlib.errors import ConfigError, ReidError
 from reidlib.evaluation import Encoder, evaluate, tasks
 from reidlib.methods import cfine
 from reidlib.methods.cfine import CFine, CFineConfig
+from reidlib.models import load_model
 from reidlib.paths import run_dir
 from reidlib.query import Query
-from reidlib.runs import load_model
 from reidlib.tests.training import train
 
 CAPTIONS = ["a man in a red coat and black shoes", "woman", "a boy with a bag", "the same boy, seen from behind"]

@@ -24,7 +24,7 @@ from reidlib.methods.diana import (
     DianaPretrainConfig,
     refined_similarity,
 )
-from reidlib.runs import load_model, trained
+from reidlib.models import load_model, trained
 from reidlib.tests.training import train
 
 TALKS = [

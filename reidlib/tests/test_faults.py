@@ -25,10 +25,11 @@ from reidlib.evaluation import Ranks
 from reidlib.methods.clip import Clip, ClipConfig
 from reidlib.methods.diana import DiaNA, DianaConfig
 from reidlib.methods.interactreid import InteractReIDInvert, InvertConfig
+from reidlib.models import load_model
 from reidlib.official import import_official
 from reidlib.retrieval import QuerySession, encode_folder
 from reidlib.retrieval.report import write_csv, write_report
-from reidlib.runs import Run, load_model
+from reidlib.runs import Run
 from reidlib.tests.attribute_model import AttributeModel, draw_table, make_gallery
 from reidlib.tests.test_runner import write
 

@@ -23,10 +23,10 @@ from reidlib.errors import CheckpointError, ConfigError, DataError, ReidError
 from reidlib.evaluation import Encoder
 from reidlib.methods import METHODS, config_class
 from reidlib.methods.clip import Clip, ClipConfig
+from reidlib.models import load_model, pick_model
 from reidlib.official import import_official
 from reidlib.retrieval import Gallery, GalleryIndex, QuerySession, QuestionBank
 from reidlib.runner import parse_value, plan, select
-from reidlib.runs import load_model, searcher
 from reidlib.tests import test_official
 from reidlib.tests.attribute_model import QUESTIONS, AttributeModel, make_gallery, picture
 from reidlib.tests.test_golden_diana import write_official
@@ -231,7 +231,7 @@ def test_any_parameter_makes_a_run_inside_outputs_or_is_refused(notebook, name, 
 @example("\n")
 def test_any_name_of_a_notebook_or_run_is_known_or_refused(notebook, text):
     for call in (lambda: select([text]), lambda: load_model(text), lambda: load_model("02", text),
-                 lambda: searcher("text", run=text or "x"), lambda: runner.plan_again(text)):  # fmt: skip
+                 lambda: pick_model(["text"], False, text or "x"), lambda: runner.plan_again(text)):  # fmt: skip
         try:
             call()
         except ReidError as error:

@@ -26,8 +26,8 @@ from reidlib.methods.interactreid import (
     adaptation_losses,
     inversion_losses,
 )
+from reidlib.models import load_model
 from reidlib.query import Query
-from reidlib.runs import load_model
 from reidlib.tests.training import train
 
 SIZE = (32, 16)

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from reidlib import paths, runner, runs, weights
+from reidlib import models, paths, runner, runs, weights
 from reidlib.cli import main
 from reidlib.errors import DataError
 from reidlib.methods.clip import Clip, ClipConfig
@@ -121,9 +121,9 @@ def test_metrics_say_on_which_models_they_are_built(tmp_path, monkeypatch):
     for run in ("02_clip/text", "13_mine/stage1", ".again/02_clip"):
         state = {"method": "clip", "config": config.as_dict(), "num_classes": 0}
         weights.save(tmp_path / run / "checkpoint" / "best.safetensors", Clip(config), state)
-    assert set(runs.trained()) == {("02_clip", "text"), ("13_mine", "stage1")}, "not the repetitions"
-    model = runs.load_model("02_clip", "text")
-    runs.load_model("13_mine", "stage1")
+    assert set(models.trained()) == {("02_clip", "text"), ("13_mine", "stage1")}, "not the repetitions"
+    model = models.load_model("02_clip", "text")
+    models.load_model("13_mine", "stage1")
     run = runs.Run("13_mine")
 
     def mark():
@@ -136,5 +136,5 @@ def test_metrics_say_on_which_models_they_are_built(tmp_path, monkeypatch):
     with torch.no_grad():
         model.clip.logit_scale.add_(1e-3)
     weights.save(tmp_path / "02_clip/text/checkpoint/best.safetensors", model, state)
-    runs.load_model("02_clip", "text")
+    models.load_model("02_clip", "text")
     assert mark() != before
