@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -130,7 +129,8 @@ def train(
             stop = min((epoch + 1) * per_epoch, steps)
             model.train()
             served = batches.epoch(epoch, (step - epoch * per_epoch) * config.accumulate, rank, world)
-            for now in _bar(range(step, stop), f"epoch {epoch + 1}", rank):
+            words = f"epoch {epoch + 1} of {math.ceil(steps / per_epoch)}"
+            for now in tqdm(range(step, stop), words, unit=" steps", leave=False, disable=rank > 0):
                 torch.manual_seed(hash((config.seed, now, rank)) % 2**31)
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * factor(now)
@@ -200,11 +200,6 @@ def _optimizer(model: Method, config: Config) -> torch.optim.Optimizer:
     # Fabric clips scaled gradients only for an optimiser that leaves their scale to it, which fused ones do not
     fused = not (config.precision == "fp16" and config.clip_grad)
     return kinds[config.optimizer](groups, betas=config.betas, eps=config.eps, fused=fused)
-
-
-def _bar(steps: range, words: str, rank: int):
-    quiet = rank > 0 or "TQDM_DISABLE" in os.environ  # which tqdm's notebook bar does not look at
-    return tqdm(steps, desc=words, leave=False, disable=quiet)
 
 
 def _on_device(batch: dict[str, Tensor], device: torch.device, augment: BatchAugment) -> dict[str, Tensor]:
