@@ -110,7 +110,7 @@ def test_training_killed_at_random_moments_ends_with_the_same_weights(toy_root, 
         assert tensors.keys() == again.keys() and all(torch.equal(tensors[name], again[name]) for name in tensors)
         assert losses_in(tmp_path / run / log) == losses
         left = {path.name for path in (tmp_path / run / "checkpoint").iterdir()}
-        assert left == {"best.json", "best.safetensors", "last.json", "last.safetensors"}
+        assert left == {".lock", "best.json", "best.safetensors", "last.json", "last.safetensors"}
 
 
 def losses_in(log):
@@ -180,7 +180,7 @@ def test_a_notebook_killed_while_it_trains_comes_to_the_same_metrics(toy_root, t
     files = [outputs / run / "metrics.json" for run in ("uninterrupted", "02_killed")]
     assert files[0].read_text() == files[1].read_text() and '"R@1"' in files[1].read_text()
     names = {path.name for path in earlier.folder.iterdir()}
-    assert names == {"checkpoint", "executed.ipynb", "log.jsonl", "metrics.json", "per_query.npz"}
+    assert names == {".lock", "checkpoint", "executed.ipynb", "log.jsonl", "metrics.json", "per_query.npz"}
 
 
 # -- full disks ----------------------------------------------------------------------------------------------------
@@ -346,7 +346,7 @@ def test_without_a_network_one_sentence_says_what_to_do(fetch, capfd):
     assert "\n" not in str(caught.value) and "ERROR" not in "".join(capfd.readouterr())
 
 
-def test_an_unreadable_training_picture_is_named_before_training(toy_root, tmp_path, monkeypatch):
+def test_an_unreadable_training_picture_is_named_and_left_out(toy_root, tmp_path, monkeypatch):
     import shutil
 
     from reidlib.tests.training import train
@@ -356,6 +356,6 @@ def test_an_unreadable_training_picture_is_named_before_training(toy_root, tmp_p
     data = load("toy", root)
     broken = data.root / data.split("train")["image"][5]
     broken.write_bytes(broken.read_bytes()[:100])
-    config = ClipConfig.preset("toy", backbone="toy-random")
-    with pytest.raises(ReidError, match=f"1 of .* pictures cannot be read; the first: {broken}"):
+    config = ClipConfig.preset("toy", backbone="toy-random", max_steps=1)
+    with pytest.warns(UserWarning, match=f"left out: 1. {broken}"):
         list(train(Clip(config), data, config, runs.Run("02").folder))

@@ -93,7 +93,7 @@ def train(
     rank, world = fabric.global_rank, fabric.world_size
     last_file, best_file = (folder / "checkpoint" / f"{name}.safetensors" for name in ("last", "best"))
     with (
-        owned(folder / "checkpoint" / "lock", folder) if rank == 0 else nullcontext(),
+        owned(folder / "checkpoint" / ".lock", folder) if rank == 0 else nullcontext(),
         processes.shared_statistics(model) if world > 1 else nullcontext(),
     ):
         if config.checkpoint_activations:
