@@ -283,6 +283,29 @@ def run_benchmarks(options: argparse.Namespace) -> None:
 
 
 @command(
+    "import",
+    "make a run of somebody else's checkpoint",
+    argument("kind", metavar="KIND", help="whose: cfine, cffa, irra, rde, tbps-clip, mllm4text, ham, llava-reid, ..."),
+    argument("file", metavar="FILE", type=Path, help="the checkpoint; for DiaNA its folder"),
+    argument("--as", dest="name", metavar="NAME", required=True, help="what the run is called"),
+    argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="settings",
+             help="a setting of the method that the file does not tell, such as image_size \"(384, 128)\""),
+)  # fmt: skip
+def import_checkpoint(options: argparse.Namespace) -> None:
+    """Turn a checkpoint that the official code of a method wrote into a run: every notebook, demo and command then
+    takes it by name. Kinds: cfine, cffa, irra, rde, tbps-clip, mllm4text, ham, llava-reid, interactreid-1,
+    interactreid, diana-1, diana (-1: the first of two stages). Nothing in the file is run, and nothing is fetched.
+    """
+    from reidlib.models import import_run
+    from reidlib.runner import parse_value
+
+    settings = {name: parse_value(value) for name, value in options.settings}
+    model, folder = import_run(options.kind, options.file, options.name, **settings)
+    height, width = model.image_size
+    print(f"{folder} is a {model.name} for pictures of {height} x {width}; it reads {' and '.join(model.reads)}.")
+
+
+@command(
     "book",
     "make pages of the executed notebooks and the results",
     argument("--to", type=Path, metavar="FOLDER", help="default: book/ in outputs/"),

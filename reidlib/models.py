@@ -157,6 +157,24 @@ def start_from(model: Method, name: str) -> dict[str, Any]:
     return told
 
 
+def import_run(kind: str, file: str | Path, name: str, **settings: Any) -> tuple[Method, Path]:
+    """Makes an official checkpoint a run that everything takes by `name`; returns its model and the run's folder.
+
+    kind, file, settings: as in `official.import_official`. Raises ConfigError where a run of this name is there.
+    """
+    from reidlib.official import import_official
+
+    folder = paths.inside(paths.outputs_dir(), name)
+    if folder.exists():
+        raise ConfigError(f"There is a run {name} in {folder}; import under another name, or delete it first.")
+    model = import_official(kind, file, **settings)
+    folder = paths.run_dir(name)
+    save_model(model, folder / "checkpoint" / "best.safetensors")
+    about = {"run": name, "dataset": f"unknown: imported from a checkpoint of {kind}", "config": model.config.as_dict()}
+    paths.write_json(folder / "config.json", about | {"imported": {"kind": kind, "file": str(file)}}, indent=1)
+    return model, folder
+
+
 # -- names -----------------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,9 @@ from torch.nn.functional import linear, normalize, relu
 from torch.testing import assert_close
 
 from reidlib import official
+from reidlib.cli import main
 from reidlib.errors import CheckpointError, ConfigError
+from reidlib.models import load_model, pick_model
 from reidlib.official import KINDS, import_official
 from reidlib.tests import naive_towers as naive
 from reidlib.tests import official_names as names
@@ -301,3 +303,24 @@ def test_nothing_in_a_file_is_run(tmp_path, capsys, kind):
     with pytest.raises(CheckpointError, match="holds objects other than tensors"):
         import_official(kind, path)
     assert "never" not in capsys.readouterr().out
+
+
+# -- as a run --------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", MAKE)
+def test_an_imported_run_is_taken_by_name(tmp_path, monkeypatch, capsys, kind):
+    monkeypatch.setenv("REIDLIB_OUTPUTS", str(tmp_path / "outputs"))
+    path = written(tmp_path, kind, small(MAKE[kind]()))
+    size = [] if kind == "cfine" else ["-p", "image_size", str(SIZES.get(kind, TALL)["image_size"])]
+    assert main(["import", kind, str(path), "--as", "theirs", *size]) == 0
+    assert "reads text" in capsys.readouterr().out
+    again, model = load_model("theirs"), import_official(kind, path, **SIZES.get(kind, TALL))
+    images = torch.randn(2, 3, *model.image_size)
+    assert_close(again.embed_image(images), model.embed_image(images))
+    assert again.preprocess == model.preprocess
+    picked, why = pick_model(["text"], photos=True)
+    assert type(picked) is type(model) and "theirs, trained on photos" in why
+    assert main(["import", kind, str(path), "--as", "theirs", *size]) == 2
+    assert "There is a run theirs" in capsys.readouterr().err
