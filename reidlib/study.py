@@ -62,10 +62,8 @@ def run_trial(method: str, trial: int, dataset: str = "toy", root: str | None = 
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         pixels = data_pixels(data, model.preprocess)
-        batches, validate = (
-            TrainBatches(data, model, model.config, pixels),
-            validation(data, model, model.config, pixels),
-        )
+        batches = TrainBatches(data, model, model.config, pixels)
+        validate = validation(data, model, model.config, pixels)
         rows = list(fit(model, batches, model.config, Path(folder), evaluate=validate))
     best = max(rows, key=lambda row: row[preset.select_by])
     return {

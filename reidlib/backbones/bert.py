@@ -14,11 +14,8 @@ from reidlib.backbones.clip import Tokens, packed, pad_and_cut, unpack
 from reidlib.errors import ReidError
 
 # BERTs with random weights. Their words are CLIP's byte pairs, which come with open_clip: nothing is downloaded.
-# The words of "toy" begin as the toy CLIP's, in the place of a pre-training.
-TOY = {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 512}
 RANDOM: dict[str, dict[str, Any]] = {
-    "toy": TOY,
-    "toy-random": TOY,
+    "toy-random": {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 512},
     "base-random": {},  # as large as bert-base at a width of 768
 }
 
@@ -114,10 +111,6 @@ def create_text_encoder(name: str, length: int, width: int) -> TextEncoder:
     """
     if name in RANDOM:
         bert = build_bert(hidden_size=width, vocab_size=_clip_words().vocab_size, **RANDOM[name])
-        if name == "toy":
-            from reidlib.backbones.toy import toy_words
-
-            bert.embeddings.word_embeddings.weight.data.copy_(toy_words())
         return TextEncoder(bert, name, length)
     from transformers import AutoModel
 

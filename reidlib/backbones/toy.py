@@ -37,18 +37,12 @@ def toy_clip(image_size: tuple[int, int] | None = None, weights: bool = True) ->
     config = {"embed_dim": WIDTH, "vision_cfg": {**VISION, "image_size": image_size}, "text_cfg": TEXT}
     model = open_clip.CLIP(**config)
     if weights:
-        state = {name: tensor.float() for name, tensor in load_file(WEIGHTS).items() if name != "words"}
-        state[WORDS] = toy_words()
+        state = {name: tensor.float() for name, tensor in load_file(WEIGHTS).items()}
+        state[WORDS] = _all_words(state.pop("words").long(), state[WORDS])
         grid = IMAGE_SIZE[0] // VISION["patch_size"], IMAGE_SIZE[1] // VISION["patch_size"]
         state[POSITIONS] = resized_positions(state[POSITIONS], grid, model.visual.grid_size, "bicubic")
         model.load_state_dict(state)
     return CLIP(model, open_clip.tokenizer.SimpleTokenizer(), Preprocess(image_size, *STATISTICS), config)
-
-
-def toy_words() -> Tensor:
-    """The toy CLIP's word embeddings, (49408, WIDTH)."""
-    state = load_file(WEIGHTS)
-    return _all_words(state["words"].long(), state[WORDS].float())
 
 
 def pretrain(

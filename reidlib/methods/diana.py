@@ -118,7 +118,11 @@ class DianaPretrainConfig(DianaConfig):
 
 
 def _toy() -> dict[str, Any]:
-    """What both stages of the toy preset share; with so few steps, masked words cost more than they teach."""
+    """What both stages of the toy preset share.
+
+    The toy CLIP's towers take the place of a pre-trained Swin and Llama. With so few steps, masked words cost more than
+    they teach.
+    """
     return {
         "batch_size": 32,
         "warmup_epochs": 0.2,
