@@ -1,6 +1,6 @@
 """What runs say together: a table a task, differences to a baseline with intervals, and the conclusion in words."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from html import escape
 
@@ -20,6 +20,16 @@ KINDS = {
     "Dialogue → picture": ("d2i", "t2i answers"),
 }
 BASELINES = ("CLIP fine-tuned", "CLIP zero-shot", "CLIP fine-tuned, answers as one text", "InteractReID before stage 1")
+# What a trained model is called, by the name of its method.
+NAMES = {
+    "clip": "CLIP fine-tuned",
+    "cfine": "CFine",
+    "cffa": "CFFA",
+    "interactreid-1": "InteractReID stage 1",
+    "interactreid": "InteractReID",
+    "diana-1": "DiaNA stage 1",
+    "diana": "DiaNA",
+}
 SHOWN = ["R@1", "R@5", "R@10", "mAP"]
 PER_QUERY = dict[tuple[str, str], dict[str, np.ndarray]]  # of `results.per_query`
 
@@ -90,6 +100,14 @@ def compare(found: pd.DataFrame, queries: PER_QUERY, baseline: str = "") -> list
 def is_whole(label: str) -> bool:
     """Whether a label names a method as it is meant, not an ablation or another way to ask it."""
     return "without" not in label and "," not in label.removesuffix(", answers as one text")
+
+
+def short_name(method: str, run: str, part: str = "", taken: Collection[str] = ()) -> str:
+    """What a trained model is called in a figure: "CFFA", "CLIP fine-tuned (text)"; where that is taken, with the
+    settings in its run's name, or the run itself."""
+    name, settings = NAMES.get(method, method) + (f" ({part})" if part else ""), run.partition("+")[2]
+    longer = f"{name}, {settings.replace('+', ', ')}" if settings else f"{name}, {run}"
+    return name if name not in taken else longer if longer not in taken else f"{name}, {run}"
 
 
 def _differences(table: pd.DataFrame, queries: PER_QUERY, baseline: str) -> pd.DataFrame:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reidlib.comparison import by_round, compare, conclusion, is_whole, published_html, variants
+from reidlib.comparison import by_round, compare, conclusion, is_whole, published_html, short_name, variants
 
 
 def row(label, task, recall, seed=0, round="", method="clip", queries=40):
@@ -116,3 +116,9 @@ def test_published_figures_are_folded(found, queries):
     assert page.startswith("<details>") and "on cuhk-pedes" in page and "rstpreid" not in page and "nan" not in page
     assert "rstpreid" in published_html(text, "toy") and "other data sets" in published_html(text, "toy")
     assert "RAVEL" in published_html(dialogue, "toy")
+
+
+def test_models_have_short_names():
+    assert short_name("cffa", "11_train_cffa") == "CFFA" and short_name("mine", "50_mine") == "mine"
+    assert short_name("clip", "02_clip_baseline", "text") == "CLIP fine-tuned (text)"
+    assert short_name("cffa", "11_train_cffa+seed=1+max_steps=20", "", ["CFFA"]) == "CFFA, seed=1, max_steps=20"

@@ -22,19 +22,22 @@ GAP = 0.3  # pictures' widths, where some are left out
 
 @figure
 def contact_sheet(
-    pictures: Sequence[Picture], captions: Sequence[str] | None = None, columns: int = 8, title: str = ""
+    pictures: Sequence[Picture | None], captions: Sequence[str] | None = None, columns: int = 8, title: str = ""
 ) -> Figure:
-    """Pictures in rows, each with its caption below."""
+    """Pictures in rows, each with its caption below; None leaves a place empty."""
     columns = min(columns, len(pictures))
     rows = math.ceil(len(pictures) / columns)
     width = min(WIDTH / columns, 2.2)
     letters, lines = int(width * 15.5), 5
     texts = [wrapped(caption, letters, lines) for caption in captions or [""] * len(pictures)]
     below = 0.135 * max(text.count("\n") + bool(text) for text in texts) + 0.15
-    size = width * columns, rows * (width * shape(pictures) * 0.94 + below) + 0.35 * bool(title)
+    size = (
+        width * columns,
+        rows * (width * shape([one for one in pictures if one is not None]) * 0.94 + below) + 0.35 * bool(title),
+    )
     sheet, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     for number, axes in enumerate(grid.flat):
-        if number < len(pictures):
+        if number < len(pictures) and pictures[number] is not None:
             show(axes, pictures[number])
             axes.set_xlabel(texts[number], fontsize=7, labelpad=2)
         else:
