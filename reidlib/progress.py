@@ -23,7 +23,7 @@ def tqdm(*arguments: Any, **options: Any) -> std.tqdm:
             options["disable"] = True
         return auto.tqdm(*arguments, **options)
     options |= {"disable": options.get("disable") is True, "file": _Report(Path(report)), "mininterval": EVERY}
-    return std.tqdm(*arguments, bar_format="{desc} {n_fmt}/{total_fmt}, {rate_fmt}", **options)
+    return std.tqdm(*arguments, bar_format="{desc} {n_fmt}/{total_fmt}, {rate_noinv_fmt}", **options)
 
 
 class _Report:
@@ -77,7 +77,11 @@ class Line:
         """What the line says now."""
         loop = " ".join(self.report.read_text(encoding="utf-8").split())
         left = self.left()
-        return "  ".join(filter(None, [self.name, self.heading(), loop, f"about {_spoken(left)} left" if left else ""]))
+        return "  ".join(
+            filter(
+                None, [self.name.partition("+")[0], self.heading(), loop, f"about {_spoken(left)} left" if left else ""]
+            )
+        )
 
     def heading(self) -> str:
         """The last heading above the cell."""

@@ -24,6 +24,7 @@ from reidlib.progress import REPORT, Line
 LONGEST_RUN_NAME = 120
 NOTEBOOK = "reidlib_notebook"  # in an executed copy's metadata: the stem of the notebook that was run
 PATHS = ("root", "folder")  # parameters that name a folder, meant from where the command is given
+MODELS = ("model_run", "stage1", "start")  # parameters that name a model, which may be a file or a folder
 UNNAMED = ("run", "resume")  # parameters that leave the run's name as it is
 AGAIN = ".again"  # in outputs/: hidden from results and from the notebooks that look for trained models
 
@@ -130,7 +131,9 @@ def given(texts: list[tuple[str, str]], chosen: list[Notebook]) -> dict[str, obj
         value = parse_value(text)
         if any(isinstance(default, str) for default in defaults) and not isinstance(value, str):
             value = text
-        values[name] = str(Path(value).expanduser().absolute()) if name in PATHS and value else value
+        if value and (name in PATHS or name in MODELS and Path(value).expanduser().exists()):
+            value = str(Path(value).expanduser().absolute())
+        values[name] = value
     return values
 
 

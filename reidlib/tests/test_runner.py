@@ -209,6 +209,9 @@ def test_folders_are_meant_from_where_the_command_is_given(training, tmp_path, m
         "root": str(tmp_path / "2024"), "max_steps": 3, "overrides": {"epochs": 2}, "dataset": "7"
     }  # fmt: skip
     assert runner.given([("root", "")], [training]) == {"root": ""}
+    (tmp_path / "a_model").mkdir()
+    models = [("model_run", "a_model"), ("model_run", "02_clip_baseline/text")]
+    assert [runner.given([model], [])["model_run"] for model in models] == [str(tmp_path / "a_model"), models[1][1]]
     assert runner.given([("dataset", "'7'")], [training]) == {"dataset": "7"}
 
 
