@@ -161,7 +161,7 @@ def _contents(folder: Path, stems: list[str]) -> str:
     """The tables of contents below the front page: the course by its parts, then what is around it."""
     parts = {title: [stem for stem in stems if stem[0] == digit] for digit, title in PARTS.items()}
     parts["Results"] = [*parts["Results"], "results"]
-    around = ["running", "data", "searching", *sorted(path.stem for path in folder.glob("*.md")), "api/index"]
+    around = ["running", "data", "searching", "models", *sorted(path.stem for path in folder.glob("*.md")), "api/index"]
     taken = {"index", *(stem for part in parts.values() for stem in part)}
     parts["Reference"] = [name for name in dict.fromkeys(around) if name not in taken and _exists(folder, name)]
     trees = (f"```{{toctree}}\n:hidden:\n:caption: {title}\n\n" + "\n".join(names) for title, names in parts.items())

@@ -4,11 +4,12 @@ import ast
 import json
 import re
 import shlex
+import shutil
 import tomllib
 
 import pytest
 
-from reidlib import runner
+from reidlib import models, runner
 from reidlib.cli import COMMANDS, build_parser
 from reidlib.paths import CHECKOUT, notebooks_dir
 
@@ -81,3 +82,17 @@ def test_python_in_prose_is_python():
             for statement in ast.parse(block, str(file)).body:
                 if isinstance(statement, ast.ImportFrom):
                     exec(compile(ast.Module([statement], []), str(file), "exec"), {})
+
+
+def test_the_example_in_python_finds_pictures(toy_root, tmp_path, monkeypatch, capsys):
+    text = (CHECKOUT / "docs" / "searching.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "my_pictures").mkdir()
+    for picture in sorted((toy_root / "CUHK-PEDES" / "imgs").rglob("*.jpg"))[:8]:
+        shutil.copy(picture, tmp_path / "my_pictures")
+    load_model = models.load_model
+    monkeypatch.setattr(models, "load_model", lambda name: load_model("toy"))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "searching.md", "exec"), {})
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 5 and all(re.match(r"-?0\.\d{3}  .+\.jpg", line) for line in printed)
