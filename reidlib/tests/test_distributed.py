@@ -19,7 +19,7 @@ from reidlib import runner
 from reidlib.config import Config
 from reidlib.data import load
 from reidlib.data.batches import TrainBatches, data_pixels
-from reidlib.devices import gather
+from reidlib.devices import gather, weight_of
 from reidlib.errors import ConfigError, DataError, ReidError
 from reidlib.evaluation import Encoder, tasks
 from reidlib.losses import both_ways, identity_targets, itc
@@ -130,6 +130,16 @@ class Dies(Small):
         return super().losses(batch)
 
 
+class DiesOnce(Small):
+    taken = 0
+
+    def losses(self, batch):
+        self.taken += 1
+        if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and self.taken == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().losses(batch)
+
+
 class Slow(Small):
     def losses(self, batch):
         time.sleep(0.2)
@@ -194,6 +204,8 @@ def under_torchrun(root: str, folder: str) -> None:
         rows = list(train(model, data, model.config, folder / name, select=[]))
         results[name] = (rows[-1]["loss"], weights(model))
     results["embedded"] = embedded(small().eval(), data)
+    own = torch.arange(10.0).split([7, 3])[int(os.environ["RANK"])]  # another number of items in each process
+    results["own"] = own.mean() * weight_of(torch.tensor(len(own)))
     odd = small(devices=2, batch_size=2 * (len(data.split("train")) // 2), epochs=1, max_steps=0, drop_last=False)
     results["rows of an odd batch"] = list(train(odd, data, odd.config, folder / "odd"))
     torch.save(results, folder / f"{os.environ['RANK']}.pt")
@@ -210,6 +222,15 @@ def on_a_node(root: str, folder: str) -> None:
     model = small(nodes=2)
     list(train(model, load("toy", Path(root)), model.config, Path(folder), select=[]))
     torch.save(weights(model), Path(folder, f"{os.environ['RANK']}.pt"))
+    torch.distributed.destroy_process_group()
+
+
+def on_an_elastic_node(root: str, folder: str) -> None:
+    """What each process of `test_a_process_that_dies_under_torchrun_is_taken_back` does, and does again."""
+    model = small(DiesOnce, devices=2, max_steps=6, save_every=1)
+    [row] = train(model, load("toy", Path(root)), model.config, Path(folder), select=[], resume=False)
+    told = {"loss": row["loss"], "attempt": int(os.environ["TORCHELASTIC_RESTART_COUNT"]), "taken": model.taken}
+    torch.save(told | {"weights": weights(model)}, Path(folder, f"{os.environ['RANK']}.pt"))
     torch.distributed.destroy_process_group()
 
 
@@ -251,7 +272,22 @@ def test_two_processes_equal_one(data, tmp_path):
     alone = embedded(small().eval(), data)
     for theirs in (first["embedded"], second["embedded"]):
         assert all(torch.equal(a, b) for a, b in zip(theirs, alone, strict=True))
+    assert (first["own"] + second["own"]) / 2 == torch.arange(10.0).mean()
     assert first["rows of an odd batch"][-1]["t2i R@1"] == second["rows of an odd batch"][-1]["t2i R@1"]
+
+
+def test_a_process_that_dies_under_torchrun_is_taken_back(data, tmp_path):
+    elastic = ("--standalone", "--nproc-per-node=2", "--max-restarts=1")
+    command = torchrun(on_an_elastic_node, *elastic, data=data, folder=tmp_path)
+    _, said = command.communicate(timeout=280)
+    assert command.returncode == 0, said[-3000:]
+    model = small(max_steps=6)
+    [row] = train(model, data, model.config, tmp_path / "alone", select=[])
+    for rank in range(2):
+        told = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert told["attempt"] == 1 and told["taken"] == 3  # three steps were kept, and the other three taken now
+        assert told["loss"] == pytest.approx(row["loss"], rel=1e-5)
+        assert largest_difference(told["weights"], weights(model)) < 1e-6
 
 
 NOTEBOOK = """

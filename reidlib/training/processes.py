@@ -76,6 +76,11 @@ def join(config: Config):
         # not every loss reaches every weight: CLIP trained on sketches leaves its text tower alone
         strategy="ddp_find_unused_parameters_true" if config.devices * config.nodes > 1 else "auto",
     )
+    if restarted():  # the earlier processes have left their addresses, by which the others would look for the new ones
+        store, rank, world = next(distributed.rendezvous("env://"))
+        store = distributed.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
     fabric.launch()
     return fabric
 
