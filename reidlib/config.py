@@ -33,7 +33,7 @@ class Config:
     epochs: int = 10
     batch_size: int = 64  # of all devices together
     drop_last: bool = True  # leave out the smaller last batch of an epoch
-    sampler: str = "random"  # or "identity": every batch holds several pictures of a person
+    sampler: str = "random"  # "identity": a batch holds several pictures of a person; "length": texts of like length
     optimizer: str = "adamw"  # or "adam": weight decay as a part of the gradient
     lr: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)

@@ -73,6 +73,7 @@ class DianaConfig(Config):
             num_queries=16,
             epochs=10,
             batch_size=128,
+            sampler="length",  # the official batches are random and padded to their longest
             lr=1e-5,
             betas=(0.9, 0.999),
             warmup_steps=50,

@@ -13,7 +13,7 @@ from reidlib.data import load
 from reidlib.errors import CheckpointError, ConfigError, ReidError
 from reidlib.methods.clip import Clip, ClipConfig
 from reidlib.tests.training import train
-from reidlib.training import processes
+from reidlib.training import processes, tensorboard
 from reidlib.training.schedules import schedule
 
 
@@ -121,6 +121,18 @@ def test_each_new_row_is_logged(training):
     logged = []
     assert training(log=logged.append)[1] == logged
     assert len(training(log=logged.append)[1]) == len(logged)  # those of a finished training are not new
+
+
+def test_rows_go_to_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = tensorboard(tmp_path)
+    for epoch in (1, 2):
+        log({"epoch": epoch, "loss": 1 / epoch, "t2i R@1": 10.0 * epoch, "best": True})
+    seen = EventAccumulator(str(tmp_path)).Reload()
+    assert sorted(seen.Tags()["scalars"]) == ["loss", "t2i/R@1"]
+    assert [(event.step, event.value) for event in seen.Scalars("t2i/R@1")] == [(1, 10.0), (2, 20.0)]
 
 
 def test_two_trainings_in_one_folder_are_one_sentence(data, tmp_path):
