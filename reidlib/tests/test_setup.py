@@ -10,6 +10,7 @@ import tomllib
 import pytest
 import yaml
 
+import reidlib
 from reidlib import paths
 from reidlib.paths import CHECKOUT, notebooks_dir
 
@@ -70,6 +71,15 @@ def test_pre_commit_downloads_nothing():
     repos = yaml.safe_load((CHECKOUT / ".pre-commit-config.yaml").read_text())["repos"]
     assert [repo["repo"] for repo in repos] == ["local"]
     assert {hook["language"] for repo in repos for hook in repo["hooks"]} == {"system"}
+
+
+def test_the_map_of_the_package_names_every_room():
+    rooms = {path.stem for path in paths.PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert rooms - {"__init__", "tests", "query", "study"} <= set(re.findall(r"\w+", reidlib.__doc__))
+    house = (CHECKOUT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert rooms - {"__init__", "tests"} <= set(re.findall(r"\w+", house))
+    for name in re.findall(r"`(reidlib/[\w/.]+)`", house):
+        assert (CHECKOUT / name).exists(), f"CONTRIBUTING.md names {name}"
 
 
 def test_the_command_starts_without_heavy_imports():
