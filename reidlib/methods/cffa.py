@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
+from reidlib.backbones.attention import attend
 from reidlib.backbones.clip import CLIP, augment_tokens, create_clip, mask_tokens, trim
 from reidlib.config import Config
 from reidlib.devices import gather, weight_of
@@ -226,11 +227,19 @@ class Reasoning(nn.Module):
             nn.init.normal_(first.weight, std=(2 * width) ** -0.5)
             nn.init.normal_(last.weight, std=deep)
 
-    def fuse(self, text: Tensor, image: Tensor) -> Tensor:
-        """Word tokens (B, L, D) that have seen the patches (B, M, D) -> (B, L, D)."""
+    def fuse(self, text: Tensor, image: Tensor, wanted: Tensor) -> Tensor:
+        """Words that have seen the patches and each other, those at `wanted` (B, K): (B, K, D).
+
+        text: (B, L, D), image: (B, M, D). The last block is computed for the wanted words alone.
+        """
         image = self.ln_pre_i(image)
         x = self.cross_attn(self.ln_pre_t(text), image, image, need_weights=False)[0]
-        return self.ln_post(self.cross_modal_transformer(x))
+        *blocks, last = self.cross_modal_transformer.resblocks
+        for block in blocks:
+            x = block(x)
+        inner = last.ln_1(x)
+        x = gather_tokens(x, wanted) + attend(last.attn, gather_tokens(inner, wanted), inner)
+        return self.ln_post(x + last.mlp(last.ln_2(x)))
 
     def forward(self, text: Tensor, image: Tensor, labels: Tensor) -> Tensor:
         """The loss of guessing; labels: (B, L), 0 where there is nothing to guess.
@@ -238,7 +247,11 @@ class Reasoning(nn.Module):
         Only the hidden words reach the head: logits are (M, vocabulary), not (B, L, vocabulary).
         """
         hidden = labels != 0
-        loss = masked_language_loss(self.mlm_head(self.fuse(text, image)[hidden]), labels[hidden])
+        count = hidden.sum(dim=1, keepdim=True)
+        most = max(int(count.max()), 1)
+        first = hidden.int().argsort(dim=1, descending=True, stable=True)[:, :most]  # the hidden ones, then others
+        words = self.fuse(text, image, first)[torch.arange(most, device=count.device) < count]
+        loss = masked_language_loss(self.mlm_head(words), labels[hidden])
         return loss * weight_of(hidden.sum())
 
 

@@ -190,3 +190,16 @@ def test_training_finds_people_and_its_model_loads_again(toy_root):
     again = load_model("test-cffa")
     queries = [Query(text=caption) for caption in CAPTIONS]
     assert_close(Encoder(again).queries(queries), Encoder(model).queries(queries))
+
+
+def test_words_are_guessed_alike_whether_or_not_the_last_block_reads_the_others():
+    torch.manual_seed(0)
+    reasoning = build(mlm_weight=1.0).head.reasoning
+    text, image = torch.randn(2, 3, 9, reasoning.ln_post.weight.numel())
+    labels = torch.zeros(3, 9, dtype=torch.long)
+    labels[0, [2, 7]], labels[1, 4] = torch.tensor([5, 6]), 7  # nothing is hidden in the third caption
+    everything = torch.arange(9).expand(3, -1)
+    hidden = labels != 0
+    logits = reasoning.mlm_head(reasoning.fuse(text, image, everything)[hidden])
+    assert_close(reasoning(text, image, labels), torch.nn.functional.cross_entropy(logits, labels[hidden]))
+    assert float(reasoning(text, image, torch.zeros_like(labels))) == 0

@@ -78,5 +78,6 @@ def test_identity_and_word_guessing():
     made = head().train()
     agrees("id_loss", made.identity(*features(made), PIDS))
     masked, image = GOLDEN["in/masked_text_tokens"], GOLDEN["in/image_tokens"]
-    agrees("cross_former", made.reasoning.fuse(masked, image))
+    words = torch.arange(masked.shape[1]).expand(len(masked), -1)
+    agrees("cross_former", made.reasoning.fuse(masked, image, words))
     agrees("mlm_loss", made.reasoning(masked, image, GOLDEN["in/mlm_labels"]))
