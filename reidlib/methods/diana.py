@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 
 from reidlib.backbones.clip import create_clip
 from reidlib.backbones.swin_llama import TransformerTowers, add_adapters
@@ -24,6 +24,7 @@ from reidlib.weights import load_state
 MODES = ("global", "local", "all")
 REDUCTIONS = ("avg", "max", "min", "lsp_max", "lsp_min")
 SDM_EPS = 1e-6
+FULL, PARTS = 0.9, 4  # a batch with fewer words than this share is encoded in so many parts, by length
 
 
 @dataclass
@@ -280,11 +281,28 @@ class DiaNA(Method):
         return Encoded(self.vision_projection(pooled), dense, self._refined(dense))
 
     def encode_text(self, ids: Tensor, refine: bool = True) -> Encoded:
-        """(B, L) of captions or dialogues -> as `encode_image`."""
+        """(B, L) of captions or dialogues -> as `encode_image`.
+
+        Rows of similar length go through the tower together, so that little is spent on padding however different the
+        dialogues of a batch are, as they are when random rounds of them are kept.
+        """
         ids = self._trimmed(ids)
+        words = (ids != self.towers.pad).sum(dim=1)
+        groups = PARTS if words.sum() < FULL * ids.numel() else 1
+        order = words.argsort()
+        parts = [self._encode_alike(self._trimmed(ids[rows]), refine, ids.shape[1]) for rows in order.chunk(groups)]
+        back = order.argsort()
+        return Encoded(*(None if side[0] is None else torch.cat(side)[back] for side in zip(*parts, strict=True)))
+
+    def _encode_alike(self, ids: Tensor, refine: bool, length: int) -> Encoded:
+        """`encode_text` of rows of similar length; dense features are filled up to `length` with zeros."""
         pooled, dense = self.towers.encode_text(ids)
-        dense = self.text_projection(dense) if refine else None
-        return Encoded(self.text_projection(pooled), dense, self._refined(dense, ids == self.towers.pad))
+        pooled = self.text_projection(pooled)
+        if not refine:
+            return Encoded(pooled, None, None)
+        dense = self.text_projection(dense)
+        attributes = self._refined(dense, ids == self.towers.pad)
+        return Encoded(pooled, pad(dense, (0, 0, 0, length - ids.shape[1])), attributes)
 
     def attribute_attention(self, *, images: Tensor | None = None, ids: Tensor | None = None) -> Tensor:
         """What each attribute looks at, (B, K, N): image tokens (`towers.grid`, row by row), or the tokens of `ids`."""

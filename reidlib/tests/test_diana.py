@@ -216,6 +216,24 @@ def test_every_trained_parameter_gets_a_gradient(towers: str):
     assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
+@pytest.mark.parametrize("towers", ["clip", "transformers"])
+def test_rows_of_similar_length_are_encoded_together(towers: str, monkeypatch):
+    model = build(towers).eval()
+    ids = model.tokenize_turns([TALKS[0], TALKS[1][:1], TALKS[2][:2], TALKS[3][:1], TALKS[1]])
+    seen = []
+    encode = model.towers.encode_text
+    monkeypatch.setattr(model.towers, "encode_text", lambda ids: seen.append(ids.shape[1]) or encode(ids))
+    with torch.no_grad():
+        grouped = model.encode_text(ids)
+        monkeypatch.setattr("reidlib.methods.diana.FULL", 0.0)
+        whole = model.encode_text(ids)
+    real = ids != model.towers.pad
+    assert seen[:-1] == sorted(seen[:-1]) and len(seen) > 2 and seen[0] < seen[-1] == real.shape[1]
+    torch.testing.assert_close(grouped.pooled, whole.pooled, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(grouped.attributes, whole.attributes, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(grouped.dense[real], whole.dense[real], atol=1e-5, rtol=1e-4)
+
+
 def test_without_the_refiner():
     model = build(refined_weight=0.0)
     assert set(model.losses(batch(model))) == {"itc", "sdm"} and model.refiner is None
