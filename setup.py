@@ -23,9 +23,7 @@ class WithNotebooks(build_py):
         if self.editable_mode:  # a checkout is used as it lies
             return
         package = Path(self.build_lib, "reidlib")
-        found = {
-            f"{to}/{file.name}": file for to, globs in TRAVELS.items() for glob in globs for file in Path().glob(glob)
-        }
+        found = {f"{to}/{file.name}": file for to, files in TRAVELS.items() for file in sorted(Path().glob(files))}
         for to, file in (found | RENAMED).items():
             self.mkpath(str((package / to).parent))
             self.copy_file(str(file), str(package / to))

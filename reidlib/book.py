@@ -110,8 +110,8 @@ def write_sources(folder: Path) -> None:
         pages |= {name: CHECKOUT / path for name, path in PROSE.items()}
     for name, path in pages.items():
         (folder / name).write_text(_flat(path.read_text(encoding="utf-8")), encoding="utf-8")
-    if (notebooks_dir() / "images").is_dir():
-        shutil.copytree(notebooks_dir() / "images", folder / "images")
+    images = (place / "images" for place in (notebooks_dir(), PACKAGE / "notebooks"))  # a copy out has none
+    shutil.copytree(next(filter(Path.is_dir, images)), folder / "images")
     course = notebooks()
     for notebook in course:
         (folder / notebook.path.name).write_text(json.dumps(_page(notebook)), encoding="utf-8")
