@@ -12,6 +12,7 @@ from reidlib import methods, paths, weights
 from reidlib.backbones import create_clip
 from reidlib.backbones.clip import TOY, resized_positions
 from reidlib.backbones.turns import stretched
+from reidlib.config import Config
 from reidlib.devices import pick_device
 from reidlib.errors import CheckpointError, ConfigError, ReidError, nearest
 from reidlib.methods.base import Method
@@ -117,6 +118,22 @@ def save_model(model: Method, file: Path, **more: Any) -> None:
     """Writes a model as `load_model` reads it; `more` (JSON values) is kept beside it."""
     about = {"method": model.name, "num_classes": model.num_classes, "config": model.config.as_dict()}
     weights.save(file, model, json.loads(json.dumps(about | {"towers": model.made_of} | more)))
+
+
+def begin(kind: type[Method], config: Config, num_classes: int = 0, start: str = "", run: Any = None) -> Method:
+    """A model of a method before its first step: from its backbone or, where `start` names a model, from that one.
+
+    The backbone's weights are then not fetched. run: a `runs.Run`, whose config.json keeps what `start_from` tells.
+    """
+    if not start:
+        return kind(config, num_classes)
+    if not config.backbone.startswith("hf-hub:"):
+        config = config.replace(backbone=config.backbone.partition(":")[0])
+    model = kind(config, num_classes)
+    told = start_from(model, start)
+    if run is not None:
+        run.note(start=told)
+    return model
 
 
 def start_from(model: Method, name: str) -> dict[str, Any]:

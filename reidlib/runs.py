@@ -31,6 +31,7 @@ class Run:
     def __init__(self, name: str, resume: bool = True):
         self.name, self.resume, self.folder = name, resume, paths.run_dir(name)
         self.about: dict[str, str] = {}  # of every row: its preset, and the settings that differ from it
+        self.description: dict = {}  # config.json
         self.rows: list[dict] = []
         self.per_query: dict[str, np.ndarray] = {}
 
@@ -38,19 +39,22 @@ class Run:
         """config.json: settings, versions, commit and a fingerprint of the data, all that makes the run repeatable."""
         if config is not None and "preset" in more:
             self.about = {"preset": more["preset"], "settings": config.changes(more["preset"])}
-        self.write_json(
-            "config.json",
-            {
-                "run": self.name,
-                "dataset": data.name,
-                "data_fingerprint": data.fingerprint(),
-                "config": None if config is None else config.as_dict(),
-                "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-                "machine": _machine(),
-                "commit": _commit(),
-                **more,
-            },
-        )
+        self.description = {
+            "run": self.name,
+            "dataset": data.name,
+            "data_fingerprint": data.fingerprint(),
+            "config": None if config is None else config.as_dict(),
+            "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+            "machine": _machine(),
+            "commit": _commit(),
+            **more,
+        }
+        self.write_json("config.json", self.description)
+
+    def note(self, **more) -> None:
+        """Adds to config.json what came to light after `describe`."""
+        self.description |= more
+        self.write_json("config.json", self.description)
 
     def add(self, rows: list[dict], ranks: Mapping[str, Ranks], **labels) -> None:
         """Adds the rows of an evaluation with `labels` (method, label, dataset, seed) and writes metrics.json."""
