@@ -306,6 +306,37 @@ def import_checkpoint(options: argparse.Namespace) -> None:
 
 
 @command(
+    "export",
+    "write a model for use elsewhere: open_clip's folder, ONNX, a model card",
+    argument("model", metavar="MODEL", help="a run, <run>/<part>, or any other model by name"),
+    argument("folder", metavar="FOLDER", type=Path, help="new or empty"),
+    argument("--licence", default="", help="of the weights, for the card"),
+)
+def export_model(options: argparse.Namespace) -> None:
+    """Write a model as open_clip reads it (where the method is one CLIP), as ONNX with a search script that needs
+    numpy only, and as this workbook reads it, with a model card. Needs the extra: pip install 'reidlib[onnx]'.
+    """
+    from reidlib.export import export
+
+    for line in export(options.model, options.folder, options.licence):
+        print(line)
+
+
+@command(
+    "publish",
+    "upload an exported folder to the Hugging Face hub",
+    argument("folder", metavar="FOLDER", type=Path, help="that `reid export` wrote"),
+    argument("repository", metavar="USER/NAME", help="made if it is not there"),
+    argument("--public", action="store_true", help="visible to everybody (default: private)"),
+)
+def publish_model(options: argparse.Namespace) -> None:
+    """Upload a folder of `reid export` with the token that `hf auth login` left. Read its README.md first."""
+    from reidlib.export import publish
+
+    print(publish(options.folder, options.repository, private=not options.public))
+
+
+@command(
     "book",
     "make pages of the executed notebooks and the results",
     argument("--to", type=Path, metavar="FOLDER", help="default: book/ in outputs/"),
