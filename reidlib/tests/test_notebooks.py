@@ -59,6 +59,10 @@ def test_begins_with_prose_under_a_heading(content):
     assert content.cells[0].cell_type == "markdown" and content.cells[0].source.startswith("# ")
 
 
+def test_begins_with_the_line_that_installs_it_elsewhere(content):
+    assert code_cells(content)[0].source.startswith("# %pip install -q ")
+
+
 def test_code_cells_fit_a_screen(content):
     long = [cell.source for cell in code_cells(content) if len(cell.source.splitlines()) > LONGEST_CELL]
     assert not long, f"longer than {LONGEST_CELL} lines:\n{long[0] if long else ''}"
