@@ -57,9 +57,8 @@ def selected_patches(
     for rank, best in enumerate(np.argsort(scores)[::-1], start=1):
         _frame(right, full, grid, int(selected[best]), GROUPS[groups[best] - 1], str(rank) if rank <= 3 else "")
     right.set_title(f"{len(selected)} of {grid[0] * grid[1]} patches")
-    right.set_xlabel(
-        f"numbered: the best three, scores {', '.join(f'{score:.2g}' for score in sorted(scores)[:-4:-1])}"
-    )
+    best = ", ".join(f"{score:.2g}" for score in sorted(scores)[:-4:-1])
+    right.set_xlabel(f"scores of the best three: {best}")
     for group in sorted(set(groups)) if len(set(groups)) > 1 else ():
         right.plot([], [], color=GROUPS[group - 1], label=f"group {group} ({list(groups).count(group)})")
         right.legend(loc="upper left", bbox_to_anchor=(1, 1))

@@ -27,7 +27,7 @@ def contact_sheet(
     """Pictures in rows, each with its caption below; None leaves a place empty."""
     columns = min(columns, len(pictures))
     rows = math.ceil(len(pictures) / columns)
-    width = min(WIDTH / columns, 2.2)
+    width = min(WIDTH / columns, 2.2 if rows < 3 else 1.4)
     letters, lines = int(width * 15.5), 5
     texts = [wrapped(caption, letters, lines) for caption in captions or [""] * len(pictures)]
     below = 0.135 * max(text.count("\n") + bool(text) for text in texts) + 0.15
