@@ -354,6 +354,48 @@ def make_book(options: argparse.Namespace) -> None:
     print(f"The book is {folder / 'index.html'}")
 
 
+@command(
+    "search",
+    "search a folder of pictures by words, a sketch or a photo",
+    argument("folder", metavar="FOLDER", help="of pictures, folders inside included"),
+    argument("text", nargs="?", default="", metavar="TEXT", help='such as "a woman in a red coat"'),
+    argument("--sketch", default="", metavar="FILE", help="a drawing of the person"),
+    argument("--photo", default="", metavar="FILE", help="a picture of the person, or of somebody alike"),
+    argument("--model", default="", metavar="NAME", help="a run, ARCH:TAG of open_clip, a file or folder, toy"),
+    argument("-k", type=int, default=12, help="how many to show (default: 12)"),
+    argument("--to", type=Path, default=Path("search.png"), metavar="FILE", help="contact sheet (default: search.png)"),
+)
+def search_folder(options: argparse.Namespace) -> None:
+    """Print the pictures of FOLDER that fit best, with their scores, and draw them on a contact sheet.
+
+    Text, sketch and photo may be given together. Pictures are encoded once; the next search takes seconds.
+    """
+    from reidlib.retrieval.report import contact_sheet
+    from reidlib.widgets.app import search
+
+    session, which = search(options.folder, options.text, options.sketch, options.photo, options.model)
+    print(which)
+    for rank, (_, image, score) in enumerate(session.results(options.k), 1):
+        print(f"{rank:4}  {score:.3f}  {image}")
+    contact_sheet(session, options.k).save(options.to)
+    print(f"The contact sheet is {options.to}.")
+
+
+@command(
+    "app",
+    "open the search panel on a folder of pictures in the browser",
+    argument("folder", nargs="?", default="", metavar="FOLDER", help="of pictures; left out, the toy world's"),
+    argument("--model", default="", metavar="NAME", help="a run, ARCH:TAG of open_clip, a file or folder, toy"),
+    argument("--host", default="127.0.0.1", help="the address to serve (default: this machine alone)"),
+    argument("--port", type=int, default=8866),
+)
+def open_app(options: argparse.Namespace) -> None:
+    """Encode the pictures of FOLDER once and serve the search panel until Ctrl-C. Needs: pip install 'reidlib[app]'."""
+    from reidlib.widgets.app import serve
+
+    serve(options.folder, options.model, options.host, options.port)
+
+
 @command("toy", "make the toy world (notebooks make it when they need it)")
 def make_toy(options: argparse.Namespace) -> None:
     """Draw the toy world to data/toy; nothing is done when it is there already."""

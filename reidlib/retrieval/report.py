@@ -1,15 +1,19 @@
-"""Writes what a session found: a table of file names and a page to look at."""
+"""What a session found, to keep: a table of file names, a page, and a contact sheet."""
 
 import base64
 import csv
+import textwrap
 from html import escape
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 
+from PIL import Image
+
 from reidlib.paths import write_text
-from reidlib.retrieval.session import QuerySession
+from reidlib.retrieval.session import QuerySession, as_png
 
 RESULTS = 50
+COLUMNS = 8  # pictures a row of a contact sheet
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Search report</title>
@@ -47,18 +51,16 @@ def write_csv(session: QuerySession, path: Path, k: int = RESULTS) -> None:
 
 def write_report(session: QuerySession, path: Path, k: int = RESULTS) -> None:
     """One HTML file with the pictures in it; every word of the user and every file name is escaped."""
-    told = "".join(f"<li>{escape(_line(event))}</li>" for event in session.history if event["kind"] != "draw")
-    sketches = [event["png"] for event in session.history if event["kind"] == "draw"][-1:]
-    sketch = f'<p><img alt="the sketch" src="data:image/png;base64,{sketches[0]}"></p>' if any(sketches) else ""
+    words = {"say": "Said", "answer": "Answered", "only": "Searched only where"}
+    told = "".join(
+        f"<li>{escape(f'{words[chip.kind]}: {chip.text}' if chip.kind in words else chip.text.capitalize())}</li>"
+        for chip in session.told
+    )
+    given = [as_png(picture) for picture in (session.sketch, session.photo) if picture is not None]
+    sketch = "".join(f'<p><img alt="given" src="data:image/png;base64,{png}"></p>' for png in given)
     found = "".join(_figure(session, rank, *result) for rank, result in enumerate(session.results(k), 1))
     method, count = escape(session.model.name), len(session.gallery)
     write_text(path, PAGE.format(method=method, count=count, told=told, sketch=sketch, found=found))
-
-
-def _line(event: dict) -> str:
-    said = event["image"] if "image" in event else event["text"]
-    words = {"say": "Said", "ask": "Asked", "answer": "Answered", "like": "Liked", "dislike": "Disliked"}
-    return f"{words.get(event['kind'], 'Mark taken from')}: {said}"
 
 
 def _figure(session: QuerySession, rank: int, row: int, image: str, score: float) -> str:
@@ -68,3 +70,31 @@ def _figure(session: QuerySession, rank: int, row: int, image: str, score: float
         f'<li><img alt="{name}" src="data:image/jpeg;base64,{picture}"><br>'
         f"<b>{rank}</b> · {score:.3f}{mark}<br><small>{name}</small></li>"
     )
+
+
+def contact_sheet(session: QuerySession, k: int = 0) -> Image.Image:
+    """What was told, and the best k (0: what fits one row) with rank and score, as one picture; liked ones are framed
+    in green."""
+    from matplotlib.figure import Figure
+
+    given = [picture for picture in (session.sketch, session.photo) if picture is not None]
+    found = session.results(k or COLUMNS - len(given)) if session.told else []
+    pictures = [(picture, "given", "#2f6db5") for picture in given]
+    for rank, (row, _, score) in enumerate(found, 1):
+        edge = "#2c8a57" if session.marks.get(row) == "like" else "#d5dae1"
+        pictures.append((Image.open(BytesIO(session.gallery.thumbnail(row))), f"{rank}   {score:.3f}", edge))
+    rows = max(1, -(-len(pictures) // COLUMNS))
+    figure = Figure(figsize=(1.3 * COLUMNS, 0.6 + 2.3 * rows), dpi=100, layout="constrained", facecolor="white")
+    words = "\n".join(textwrap.wrap(session.text, 110)[:4]) or ("" if given else "Nothing was told yet.")
+    figure.suptitle(words, x=0.01, ha="left", fontsize=10, parse_math=False)
+    grid = figure.add_gridspec(rows, COLUMNS)
+    for place, (picture, label, edge) in enumerate(pictures):
+        axes = figure.add_subplot(grid[divmod(place, COLUMNS)])
+        axes.imshow(picture)
+        axes.set_title(label, fontsize=9)
+        axes.set(xticks=[], yticks=[])
+        for spine in axes.spines.values():
+            spine.set(color=edge, linewidth=1 if edge == "#d5dae1" else 3)
+    out = BytesIO()
+    figure.savefig(out, format="png")
+    return Image.open(out)

@@ -79,13 +79,13 @@ class QuerySession:
     def draw(self, picture: Image.Image | None, strokes: list[dict] | None = None) -> None:
         """Replaces the sketch, or takes it away (None). The strokes, if any, are kept to be drawn on."""
         self.model.require("sketch")
-        self._add({"kind": "draw", "png": picture and _png(picture), "strokes": checked_strokes(strokes or [])})
+        self._add({"kind": "draw", "png": picture and as_png(picture), "strokes": checked_strokes(strokes or [])})
 
     def show(self, picture: Image.Image | int | None) -> None:
         """Searches with a photo of the person, or of somebody alike; a number is a candidate's. None takes it away."""
         name = self.gallery.image(picture) if isinstance(picture, int) else None
         photo = self.gallery.open(picture) if isinstance(picture, int) else picture
-        self._add({"kind": "show", "png": photo and _png(self._small(photo)), "image": name})
+        self._add({"kind": "show", "png": photo and as_png(self._small(photo)), "image": name})
 
     def like(self, i: int) -> None:
         """Marks a candidate as alike: the ranking moves towards it."""
@@ -451,7 +451,8 @@ def _printable(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text).strip()
 
 
-def _png(picture: Image.Image) -> str:
+def as_png(picture: Image.Image) -> str:
+    """A picture as the text of a PNG, base64."""
     out = BytesIO()
     picture.convert("RGB").save(out, "PNG")
     return base64.b64encode(out.getvalue()).decode()

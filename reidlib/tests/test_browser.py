@@ -28,10 +28,10 @@ import json
 from pathlib import Path
 from reidlib.retrieval import QuerySession
 from reidlib.tests.attribute_model import QUESTIONS, AttributeModel, make_gallery
-from reidlib.widgets import {panel}
+from reidlib.widgets import SearchPanel
 
 session = QuerySession(AttributeModel(), make_gallery(Path("pictures"), 60, size={size}), QUESTIONS)
-panel = {panel}(session, folder=Path("saved"))
+panel = SearchPanel(session, folder=Path("saved"), drawing={drawing})
 refresh = panel.refresh
 
 def note():  # what Python has received, for the test to read
@@ -44,8 +44,8 @@ panel
 """
 
 
-def write_notebook(folder: Path, panel: str) -> Path:
-    cell = nbformat.v4.new_code_cell(CELL.format(panel=panel, size=SIZE))
+def write_notebook(folder: Path, drawing: bool = False) -> Path:
+    cell = nbformat.v4.new_code_cell(CELL.format(drawing=drawing, size=SIZE))
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     book = nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": kernel})
     nbformat.write(book, folder / "demo.ipynb")
@@ -89,9 +89,9 @@ def browser():
         browser.close()
 
 
-def voila(folder: Path, panel: str) -> Server:
-    write_notebook(folder, panel)
-    return Server(folder, "voila", "demo.ipynb")
+def voila(folder: Path, drawing: bool = False, *options: str) -> Server:
+    write_notebook(folder, drawing)
+    return Server(folder, "voila", "demo.ipynb", *options)
 
 
 def received(folder: Path, kind: str, count: int) -> list[dict]:
@@ -107,14 +107,17 @@ def received(folder: Path, kind: str, count: int) -> list[dict]:
     raise AssertionError(f"expected {count} times {kind}, Python has {[event['kind'] for event in history]}")
 
 
-def screenshot(page, name: str) -> None:
+def screenshot(page, name: str, whole: bool = False) -> None:
     """Kept where REIDLIB_SCREENSHOTS says, for people to look at."""
     if folder := os.environ.get("REIDLIB_SCREENSHOTS"):
-        page.screenshot(path=Path(folder, f"{name}.png"))
+        page.screenshot(path=Path(folder, f"{name}.png"), full_page=whole)
 
 
-def talk(page, folder: Path, name: str) -> None:
-    """Two turns, an answer by button, a like, an undo; checks what Python received and what the page shows."""
+def talk(page, folder: Path, name_of_place: str) -> None:
+    """Turns, an answer by button, a like, an undo, a chip less, more, a picture enlarged and searched with.
+
+    Checks what Python received and what the page shows.
+    """
     page.wait_for_selector(".reid-chat", timeout=90_000)
     entry = page.locator(".reid-side input[type=text]")
     entry.fill("a red top <b>bold</b>")
@@ -130,22 +133,33 @@ def talk(page, folder: Path, name: str) -> None:
     page.wait_for_function("document.querySelectorAll('.reid-you').length === 3")
     assert page.locator(".reid-you").first.inner_text() == "a red top <b>bold</b>"
     assert page.locator(".reid-you b").count() == 0
-    page.locator(".reid-card").nth(1).locator("button").first.click()
-    liked = received(folder, "like", 1)[0]["image"]
-    page.wait_for_selector(".reid-card.reid-liked")
-    assert page.locator(".reid-card.reid-liked .reid-file").inner_text() == liked
+    second = page.locator(".reid-card").nth(1)
+    name = second.locator("img").get_attribute("title")
+    second.get_by_role("button", name="More like this one").click()
+    assert received(folder, "like", 1)[0]["image"] == name
+    page.wait_for_selector(".reid-card.reid-like")
+    assert page.locator(".reid-tray img").get_attribute("title") == name
     assert page.locator(".reid-picture img").first.evaluate("image => image.complete && image.naturalWidth") > 0
-    screenshot(page, f"chat-{name}")
+    screenshot(page, f"chat-{name_of_place}")
     page.locator(".reid-side .jupyter-button", has_text="Undo").click()
     received(folder, "like", 0)
-    page.wait_for_function("!document.querySelector('.reid-liked')")
+    page.wait_for_function("!document.querySelector('.reid-tray img')")
+    page.locator(".reid-chip button").first.click()
+    received(folder, "forget", 1)
+    page.wait_for_function("document.querySelectorAll('.reid-chip').length === 2")
+    page.get_by_role("button", name="Show more").click()
+    page.wait_for_function("document.querySelectorAll('.reid-card').length === 24")
+    page.locator(".reid-picture").nth(2).click()
+    page.wait_for_selector("dialog[open] img")
+    page.locator("dialog").get_by_role("button", name="Search with this one").click()
+    received(folder, "show", 1)
     page.locator(".reid-side .jupyter-button", has_text="Save").click()
     page.wait_for_function("document.body.innerText.includes('Saved session.json')")
     assert (folder / "saved" / "results.csv").exists()
 
 
 def test_chat_in_voila(browser, tmp_path):
-    server = voila(tmp_path, "ChatSearch")
+    server = voila(tmp_path)
     page = browser.new_page(viewport={"width": 1280, "height": 800})
     try:
         page.goto(f"http://127.0.0.1:{server.port}/")
@@ -174,7 +188,7 @@ def touch_line(page, points: list[tuple[float, float]]) -> None:
 
 
 def test_sketch_in_voila(browser, tmp_path):
-    server = voila(tmp_path, "SketchSearch")
+    server = voila(tmp_path, True)
     context = browser.new_context(viewport={"width": 1280, "height": 860}, has_touch=True)
     page = context.new_page()
     try:
@@ -187,13 +201,14 @@ def test_sketch_in_voila(browser, tmp_path):
         touch_line(page, [(0.2, 0.3), (0.2, 0.6), (0.8, 0.6)])
         strokes = received(tmp_path, "draw", 2)[1]["strokes"]
         assert len(strokes) == 2 and strokes[1]["points"][-1] == pytest.approx([0.8, 0.6], abs=0.02)
-        page.get_by_role("button", name="Shade").click()
+        page.get_by_role("button", name="Light").click()
+        page.get_by_role("button", name="Broad").click()
         draw_line(page, [(0.5, 0.4), (0.5, 0.7)])
         shade = received(tmp_path, "draw", 3)[2]["strokes"][2]
         assert shade["ink"] < 0.5 < strokes[0]["ink"] and shade["width"] > strokes[0]["width"]
         colour = "([x, y]) => [...document.querySelector('.reid-pad canvas').getContext('2d')"
         colour += ".getImageData(200 * x * devicePixelRatio, 400 * y * devicePixelRatio, 1, 1).data].slice(0, 3)"
-        assert page.evaluate(colour, [0.5, 0.5]) == [153] * 3 and page.evaluate(colour, [0.5, 0.6]) == [33] * 3
+        assert page.evaluate(colour, [0.5, 0.5]) == [179] * 3 and page.evaluate(colour, [0.5, 0.6]) == [33] * 3
         entry = page.locator(".reid-side input[type=text]")
         entry.fill("a red top")
         entry.press("Enter")
@@ -201,14 +216,16 @@ def test_sketch_in_voila(browser, tmp_path):
         screenshot(page, "sketch-voila")
         page.locator(".reid-side .jupyter-button", has_text="Undo").click()
         received(tmp_path, "say", 0)
-        page.get_by_role("button", name="Undo stroke").click()
-        assert len(received(tmp_path, "draw", 4)[3]["strokes"]) == 2
+        page.get_by_role("button", name="Eraser").click()
+        draw_line(page, [(0.5, 0.6), (0.5, 0.65)])
+        assert received(tmp_path, "draw", 4)[3]["strokes"][3]["ink"] == 0
+        page.wait_for_function(f"({colour})([0.5, 0.6]).join() === '255,255,255'")
         picture(people(60)[9], SIZE).save(tmp_path / "mine.png")
         with page.expect_file_chooser() as chooser:
-            page.locator(".jupyter-button", has_text="Upload").click()
+            page.get_by_role("button", name="Upload a sketch").click()
         chooser.value.set_files(tmp_path / "mine.png")
         assert received(tmp_path, "draw", 5)[4]["strokes"] == []
-        page.wait_for_function("document.querySelector('.reid-file').innerText === 'people/00009.png'")
+        page.wait_for_function("document.querySelector('.reid-card img').title === 'people/00009.png'")
         centre = "c => [...c.getContext('2d').getImageData(c.width / 2, c.height * 0.37, 1, 1).data].slice(0, 3)"
         page.wait_for_function(f"({centre})(document.querySelector('.reid-pad canvas')).join() !== '255,255,255'")
         screenshot(page, "sketch-upload-voila")
@@ -217,6 +234,61 @@ def test_sketch_in_voila(browser, tmp_path):
     finally:
         context.close()
         server.stop()
+
+
+TEXTS = (".reid-title", ".reid-them", ".reid-you", ".reid-chip", ".reid-label b", ".reid-pad-bar button")
+WIDTHS = {"wide": (1280, 900), "tablet": (800, 1000), "phone": (390, 800)}
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_panel_is_readable_at_every_width_in_both_themes(browser, tmp_path, theme):
+    server = voila(tmp_path, True, f"--theme={theme}")
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    try:
+        page.goto(f"http://127.0.0.1:{server.port}/")
+        page.wait_for_selector(".reid-side input[type=text]", timeout=90_000)
+        screenshot(page, f"empty-{theme}")
+        page.locator(".reid-side input[type=text]").fill("a red top")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".reid-card")
+        for name, (width, height) in WIDTHS.items():
+            page.set_viewport_size({"width": width, "height": height})
+            page.wait_for_timeout(300)
+            side, found = (page.locator(part).bounding_box() for part in (".reid-side", ".reid-results"))
+            assert (found["y"] > side["y"] + side["height"] - 1) == (width < 760)  # one column, or two
+            assert found["x"] + found["width"] <= width + 1 and page.locator(".reid-card").first.is_visible()
+            for part in (
+                ".reid-title",
+                ".reid-them",
+                ".reid-you",
+                ".reid-chip",
+                ".reid-label b",
+                ".reid-pad-bar button",
+            ):
+                assert contrast(page, part) >= 4.5, (part, theme, name)
+            screenshot(page, f"panel-{theme}-{name}", whole=True)
+    finally:
+        page.close()
+        server.stop()
+
+
+def contrast(page, selector: str) -> float:
+    """The contrast of an element's text with what is behind it, as WCAG 2.1 defines it; 4.5 reads well."""
+    return page.locator(selector).first.evaluate("""element => {
+        const numbers = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
+        const light = ([r, g, b]) => [r, g, b].map((v) => v / 255)
+            .map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+            .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+        let behind = element;
+        const opaque = (node) => {
+            const colour = numbers(getComputedStyle(node).backgroundColor);
+            return colour.length === 3 || colour[3] > 0.9;
+        };
+        while (behind.parentElement && !opaque(behind)) behind = behind.parentElement;
+        const back = opaque(behind) ? numbers(getComputedStyle(behind).backgroundColor) : [255, 255, 255];
+        const [a, b] = [light(numbers(getComputedStyle(element).color)), light(back)].sort((x, y) => y - x);
+        return (a + 0.05) / (b + 0.05);
+    }""")
 
 
 def run_cell(page) -> None:
@@ -233,7 +305,7 @@ def run_cell(page) -> None:
 
 
 def test_chat_in_jupyterlab(browser, tmp_path):
-    write_notebook(tmp_path, "ChatSearch")
+    write_notebook(tmp_path)
     draw_table(tmp_path / "pictures", 60, size=SIZE)
     settings = tmp_path / "config" / "lab" / "user-settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)

@@ -32,7 +32,7 @@ from reidlib.tests.attribute_model import QUESTIONS, AttributeModel, make_galler
 from reidlib.tests.test_golden_diana import write_official
 from reidlib.tests.test_runner import write
 from reidlib.weights import read as read_weights
-from reidlib.widgets import ChatSearch
+from reidlib.widgets import SearchPanel
 
 few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 SAMPLES = ["", "..", "../../x", "/etc/passwd", "~", "a\0b", "\ud800", "<b>", "-x", "{[]: 1}", "1e999", "{1}"]
@@ -357,7 +357,7 @@ class Page(HTMLParser):
 def chat(gallery, tmp_path_factory):
     bank = QuestionBank(Encoder(AttributeModel()), gallery.index, QUESTIONS)
     session = QuerySession(AttributeModel(), gallery, bank)
-    return ChatSearch(session, shown=2, folder=tmp_path_factory.mktemp("search"))
+    return SearchPanel(session, shown=2, folder=tmp_path_factory.mktemp("search"))
 
 
 @few

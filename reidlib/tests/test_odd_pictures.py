@@ -14,8 +14,7 @@ from reidlib.errors import DataError, ReidError
 from reidlib.evaluation import Encoder
 from reidlib.retrieval import Gallery, QuerySession, encode_folder
 from reidlib.tests.attribute_model import AttributeModel, make_gallery
-from reidlib.tests.test_widgets import upload
-from reidlib.widgets import SketchSearch
+from reidlib.widgets import SearchPanel
 
 SIZE = (32, 16)
 
@@ -105,7 +104,7 @@ BROKEN = {
 def search(tmp_path_factory):
     folder = tmp_path_factory.mktemp("search")
     model = AttributeModel()
-    return SketchSearch(QuerySession(model, make_gallery(folder / "people", 3)), folder=folder)
+    return SearchPanel(QuerySession(model, make_gallery(folder / "people", 3)), folder=folder)
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -126,7 +125,7 @@ def test_the_same_pixels_everywhere(name, tmp_path, search):
     for what, got in (("evaluation", evaluated), ("a folder", demo), ("a gallery", held)):
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-6, msg=what)
 
-    search.upload.value = upload(ODD[name])
+    search.uploaded(ODD[name], "sketch")
     assert (np.asarray(search.session.sketch) == np.asarray(right)).all(), "an upload"
 
 
@@ -148,5 +147,5 @@ def test_the_same_refusal_everywhere(name, tmp_path, search):
         assert encode_folder(Eye(), tmp_path, tmp_path / "index").index.metadata == [{"image": "good.png"}]
     before = len(search.session.history)
     with pytest.raises(ReidError, match="the uploaded file"):
-        search.upload.value = upload(BROKEN[name])
+        search.uploaded(BROKEN[name], "sketch")
     assert "the uploaded file" in search.message.value and len(search.session.history) == before

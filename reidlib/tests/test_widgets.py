@@ -3,7 +3,6 @@
 import csv
 import re
 import time
-from datetime import datetime
 from unittest.mock import Mock
 
 import numpy as np
@@ -12,7 +11,7 @@ import traitlets
 from ipywidgets import HTML
 from PIL import Image, ImageDraw
 
-from reidlib.errors import ReidError
+from reidlib.errors import DataError, ReidError
 from reidlib.retrieval import Gallery, GalleryIndex, QuerySession, Question
 from reidlib.tests.attribute_model import (
     QUESTIONS,
@@ -21,7 +20,8 @@ from reidlib.tests.attribute_model import (
     make_gallery,
     picture,
 )
-from reidlib.widgets import ChatSearch, SketchPad, SketchSearch
+from reidlib.widgets import SearchPanel, SketchPad
+from reidlib.widgets.results import presence_in_words
 from reidlib.widgets.sketchpad import trace
 
 MARKUP = "<img src=x onerror=alert(1)>&\"'"
@@ -35,12 +35,17 @@ def gallery(tmp_path_factory):
 
 @pytest.fixture
 def chat(gallery, tmp_path):
-    return ChatSearch(QuerySession(AttributeModel(), gallery, QUESTIONS), folder=tmp_path / "search")
+    return SearchPanel(QuerySession(AttributeModel(), gallery, QUESTIONS), folder=tmp_path / "search")
 
 
 @pytest.fixture
 def sketch(gallery, tmp_path):
-    return SketchSearch(QuerySession(AttributeModel(), gallery, QUESTIONS), folder=tmp_path / "search")
+    return SearchPanel(QuerySession(AttributeModel(), gallery, QUESTIONS), folder=tmp_path / "search", drawing=True)
+
+
+def rows_of(panel):
+    """The rows of the pictures shown, best first."""
+    return [card["row"] for card in panel.results.cards]
 
 
 def leaves(widget):
@@ -50,7 +55,8 @@ def leaves(widget):
 
 def text_of(panel):
     """Everything a panel shows."""
-    return " ".join(f"{getattr(leaf, 'value', '')} {getattr(leaf, 'description', '')}" for leaf in leaves(panel))
+    shown = [f"{getattr(leaf, 'value', '')} {getattr(leaf, 'description', '')}" for leaf in leaves(panel)]
+    return " ".join([*shown, str(panel.results.get_state(["chips", "tray", "cards", "note", "more"]))])
 
 
 # The pad
@@ -70,7 +76,7 @@ def test_strokes_become_a_picture_of_any_size():
 def test_a_tap_is_a_dot_and_an_empty_pad_is_white():
     pad = SketchPad(strokes=[{"points": [[0.5, 0.5]], "width": 0.1}])
     assert np.asarray(pad.image())[128, 64].max() < 60
-    pad.undo()
+    pad.strokes = []
     assert np.asarray(pad.image()).min() == 255
 
 
@@ -94,13 +100,10 @@ def test_a_traced_drawing_looks_like_itself():
     assert trace(Image.new("L", (640, 200), 255)) == []
 
 
-def test_undo_and_clear_of_the_pad():
-    pad = SketchPad(strokes=[LINE, LINE])
-    pad.undo()
-    assert pad.strokes == [LINE]
-    pad.clear()
-    pad.undo()
-    assert pad.strokes == []
+def test_the_eraser_takes_away_what_was_drawn_before_it():
+    erase = LINE | {"ink": 0.0}
+    assert np.asarray(SketchPad(strokes=[LINE, erase]).image())[128, 64].min() == 255
+    assert np.asarray(SketchPad(strokes=[LINE, erase, LINE]).image())[128, 64].max() < 60
 
 
 @pytest.mark.parametrize(
@@ -129,7 +132,7 @@ def test_a_conversation_finds_the_person(chat, gallery):
         if chat.session.question:
             button = next(b for b in chat.answers.children if b.description == person[chat.session.question.key])
             button.click()
-    assert chat.cards[0].row == 12
+    assert rows_of(chat)[0] == 12
     assert chat.session.text.count("a ") >= 4
     assert not chat.answers.children  # nothing is left to ask
     assert all(word in chat.bubbles.value for word in QUESTIONS[1].text.split())
@@ -137,8 +140,8 @@ def test_a_conversation_finds_the_person(chat, gallery):
 
 def test_the_panel_shows_what_the_session_finds(chat):
     chat.send("a red top")
-    for card, (row, path, score) in zip(chat.cards, chat.session.results(12), strict=True):
-        assert card.row == row and path in card.view.value and f"{score:.3f}" in card.view.value
+    for card, (row, path, score) in zip(chat.results.cards, chat.session.results(12), strict=True):
+        assert (card["row"], card["name"], card["score"]) == (row, path, f"{score:.3f}")
     assert chat.session.question.why in text_of(chat)
 
 
@@ -150,15 +153,69 @@ def test_enter_sends(chat):
 
 def test_marks_toggle_and_show(chat):
     chat.send("a red top")
-    row = chat.cards[2].row
-    chat.cards[2].like.click()
-    card = next(card for card in chat.cards if card.row == row)
-    assert chat.session.marks == {row: "like"} and card.like.button_style == "success"
-    card.like.click()
-    assert chat.session.marks == {} and card.like.button_style == ""
-    row = chat.cards[0].row
-    chat.cards[0].dislike.click()
-    assert chat.session.marks == {row: "dislike"} and row not in [card.row for card in chat.cards]
+    row = rows_of(chat)[2]
+    chat.pressed("like", row)
+    assert chat.session.marks == {row: "like"}
+    assert [(entry["row"], entry["mark"]) for entry in chat.results.tray] == [(row, "like")]
+    chat.pressed("like", row)
+    assert chat.session.marks == {} and not chat.results.tray
+    row = rows_of(chat)[0]
+    chat.results._handle_custom_msg({"event": "dislike", "at": row}, [])  # as the browser says it
+    assert chat.session.marks == {row: "dislike"} and row not in rows_of(chat)
+    assert chat.results.tray[0]["mark"] == "dislike"
+
+
+def test_an_empty_search_shows_no_ranking(chat):
+    assert not chat.results.cards and "60 pictures are waiting" in chat.results.note
+    chat.send("a red top")
+    assert len(chat.results.cards) == 12 and chat.results.more
+    chat.undo()
+    assert not chat.results.cards and "waiting" in chat.results.note
+
+
+def test_more_results_until_there_are_no_more(chat):
+    chat.send("a red top")
+    for count in (24, 36, 48, 60):
+        chat.pressed("more", 0)
+        assert len(chat.results.cards) == count
+    assert not chat.results.more
+    chat.restart()
+    chat.send("a red top")
+    assert len(chat.results.cards) == 12
+
+
+def test_what_was_understood_is_taken_away_piece_by_piece(chat):
+    chat.send("a red top")
+    chat.send("blue")
+    kept, gone = chat.results.chips
+    chat.pressed("forget", kept["position"])
+    assert [chip["text"] for chip in chat.results.chips] == [gone["text"]] and "red" not in chat.session.text
+    chat.undo()
+    assert len(chat.results.chips) == 2
+
+
+def test_a_candidate_or_an_uploaded_photo_is_searched_with(chat, gallery, tmp_path):
+    chat.pressed("show", 9)
+    assert rows_of(chat)[0] == 9 and chat.results.chips[0]["kind"] == "show"
+    picture(gallery.index.metadata[20]["attributes"], (64, 128)).save(tmp_path / "photo.png")
+    chat.uploaded((tmp_path / "photo.png").read_bytes(), "photo")
+    assert rows_of(chat)[0] == 20 and len(chat.results.chips) == 1
+
+
+def test_a_picture_is_enlarged_and_one_that_is_gone_still_shows(chat, gallery, monkeypatch):
+    sent = []
+    monkeypatch.setattr(chat.results, "send", lambda message, buffers: sent.append((message, buffers)))
+    chat.results._handle_custom_msg({"event": "open", "at": 3}, [])
+    monkeypatch.setattr(gallery, "open", Mock(side_effect=DataError("gone")))
+    chat.results._handle_custom_msg({"event": "open", "at": 3}, [])
+    assert [message for message, _ in sent] == [{"event": "large", "row": 3}] * 2
+    assert all(buffers[0].startswith(b"\xff\xd8") for _, buffers in sent)
+
+
+def test_presence_is_said_in_words():
+    assert presence_in_words(None, 12) == ""
+    assert presence_in_words((0.1, 0.2), 12).startswith("Perhaps not here")
+    assert "among these 12 is about 80%" in presence_in_words((0.8, 0.9), 12)
 
 
 def test_undo_and_restart(chat):
@@ -187,7 +244,7 @@ def test_an_error_shows_in_the_panel_and_is_raised(chat, monkeypatch):
     assert chat.message.value == ""
     monkeypatch.setattr(chat.session, "like", lambda row: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        chat.mark(0, "like")
+        chat.pressed("like", 0)
     assert "ZeroDivisionError" in chat.message.value
 
 
@@ -200,7 +257,7 @@ def test_the_counter_warns_before_text_is_cut(chat):
 
 def test_save_writes_session_table_and_report(chat, gallery):
     chat.send("a red top")
-    chat.cards[1].like.click()
+    chat.pressed("like", rows_of(chat)[1])
     chat.save()
     rows = list(csv.DictReader((chat.folder / "results.csv").open()))
     assert [row["image"] for row in rows] == [path for _, path, _ in chat.session.results(50)]
@@ -217,7 +274,7 @@ def test_no_cell_of_the_table_is_a_formula(tmp_path):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
     rows = -np.arange(1, 6, dtype=np.float32)[:, None].repeat(24, 1)  # the scores are negative numbers, and stay
     gallery = Gallery(GalleryIndex(rows, [{"image": name} for name in names]), tmp_path)
-    chat = ChatSearch(QuerySession(AttributeModel(), gallery, QUESTIONS), folder=tmp_path / "search")
+    chat = SearchPanel(QuerySession(AttributeModel(), gallery, QUESTIONS), folder=tmp_path / "search")
     chat.send("a red top")
     chat.save()
     rows = list(csv.DictReader((chat.folder / "results.csv").open()))
@@ -231,29 +288,32 @@ def test_markup_is_text_everywhere(tmp_path, monkeypatch):
     Image.new("RGB", (8, 8)).save(tmp_path / name)
     gallery = Gallery(GalleryIndex(np.ones((1, 24), np.float32), [{"image": name}]), tmp_path)
     asked = Question("<i>", MARKUP, (f"x{MARKUP}", "b"), (MARKUP, "b"))
-    chat = ChatSearch(QuerySession(AttributeModel(), gallery, [asked]), folder=tmp_path / "<u>")
+    chat = SearchPanel(QuerySession(AttributeModel(), gallery, [asked]), folder=tmp_path / "<u>")
     chat.send(MARKUP)
-    chat.mark(0, "like")
+    chat.pressed("like", 0)
     chat.send(chat.answers.children[0].description)
     chat.save()
     shown = " ".join(widget.value for widget in leaves(chat) if isinstance(widget, HTML))
     page = (chat.folder / "report.html").read_text()
     for text in (shown, page):
-        assert "&lt;img src=x onerror" in text and "&lt;script&gt;" in text
+        assert "&lt;img src=x onerror" in text
         assert not re.search(r"<script|<img src=x|<b onclick|<u>|<i>", text)
+    assert "&lt;script&gt;" in page
     monkeypatch.setattr(chat.session, "undo", Mock(side_effect=ReidError(MARKUP)))
     with pytest.raises(ReidError):
         chat.undo()
     assert "&lt;img" in chat.message.value and "<img" not in chat.message.value
 
 
-def test_a_method_without_text_cannot_chat(gallery):
+def test_a_panel_offers_what_its_model_reads(gallery):
     model = AttributeModel()
     model.reads = ("sketch",)
-    with pytest.raises(ReidError, match="cannot read a text"):
-        ChatSearch(QuerySession(model, gallery))
-    with pytest.raises(ReidError, match="cannot read a sketch"):
-        SketchSearch(QuerySession(TextOnly(), gallery))
+    drawn = SearchPanel(QuerySession(model, gallery))
+    assert not drawn.talks and "Describe" not in text_of(drawn)
+    drawn.pad.strokes = [LINE]
+    assert rows_of(drawn)[0] == drawn.session.results(1)[0][0]
+    told = SearchPanel(QuerySession(TextOnly(), gallery))
+    assert told.talks and not told.draws and "Draw" not in text_of(told)
 
 
 # The sketch
@@ -269,64 +329,52 @@ def test_strokes_change_the_ranking(sketch, gallery):
     sketch.pad.strokes = [LINE]
     assert sketch.session.strokes == [LINE]
     assert sketch.session.sketch.tobytes() == sketch.pad.image().tobytes()
-    assert [card.row for card in sketch.cards] == [row for row, _, _ in sketch.session.results(12)]
+    assert rows_of(sketch) == [row for row, _, _ in sketch.session.results(12)]
     dressed = next(m["attributes"] for m in gallery.index.metadata if "black" in m["attributes"].values())
     sketch.pad.strokes = blocks(dressed)
     wanted = {key for key, colour in dressed.items() if colour == "black"}
-    assert wanted <= {k for k, c in gallery.index.metadata[sketch.cards[0].row]["attributes"].items() if c == "black"}
+    assert wanted <= {k for k, c in gallery.index.metadata[rows_of(sketch)[0]]["attributes"].items() if c == "black"}
 
 
 def test_undo_brings_the_strokes_back(sketch):
     sketch.pad.strokes = [LINE]
     sketch.pad.strokes = [LINE, LINE]
-    sketch.say("a red top")
+    sketch.send("a red top")
     sketch.undo()
     assert sketch.session.text == "" and len(sketch.pad.strokes) == 2
     sketch.undo()
     assert sketch.pad.strokes == [LINE] and len(sketch.session.history) == 1
-    sketch.pad.clear()
+    sketch.pad.strokes = []
     assert sketch.session.sketch is None
     sketch.restart()
     assert sketch.pad.strokes == [] and sketch.session.history == []
-
-
-def upload(content):
-    about = {"name": "a.png", "type": "image/png", "size": len(content), "last_modified": datetime.now()}
-    return ({**about, "content": memoryview(content)},)
 
 
 def test_an_upload_replaces_the_drawing_and_is_not_kept(sketch, gallery, tmp_path):
     person = gallery.index.metadata[9]["attributes"]
     picture(person, (64, 128)).save(tmp_path / "sketch.png")
     sketch.pad.strokes = [LINE]
-    sketch.upload.value = upload((tmp_path / "sketch.png").read_bytes())
-    assert sketch.cards[0].row == 9 and sketch.pad.strokes == []
-    assert sketch.upload.value == ()
-    assert "content" not in str(sketch.upload.get_state()["value"])
+    content = (tmp_path / "sketch.png").read_bytes()
+    button = next(leaf for leaf in leaves(sketch) if getattr(leaf, "label", "") == "Upload a sketch")
+    button._handle_custom_msg({"event": "file"}, [memoryview(content)])
+    assert rows_of(sketch)[0] == 9 and sketch.pad.strokes == []
+    assert content not in [value for value in button.get_state().values() if isinstance(value, bytes)]
     sketch.undo()
     assert sketch.pad.strokes == [LINE]
 
 
-def test_a_bad_upload_is_one_sentence(sketch):
+@pytest.mark.parametrize("kind", ["sketch", "photo"])
+def test_a_bad_upload_is_one_sentence(sketch, kind):
     with pytest.raises(ReidError, match="uploaded file .* picture"):
-        sketch.upload.value = upload(b"<svg onload=alert(1)>")
-    assert "the uploaded file" in sketch.message.value and sketch.upload.value == () and sketch.session.history == []
-
-
-def test_a_method_without_words_gets_no_line_for_them(gallery):
-    model = AttributeModel()
-    model.reads = ("sketch",)
-    panel = SketchSearch(QuerySession(model, gallery))
-    assert panel.entry not in leaves(panel)
-    panel.pad.strokes = [LINE]
-    assert panel.cards[0].row == panel.session.results(1)[0][0]
+        sketch.uploaded(b"<svg onload=alert(1)>", kind)
+    assert "the uploaded file" in sketch.message.value and sketch.session.history == []
 
 
 def test_a_sentence_is_added_to_the_sketch(sketch):
     sketch.pad.strokes = [LINE]
     sketch.entry.value = "a <red> top"
     sketch.entry._handle_custom_msg({"event": "submit"}, [])
-    assert "a &lt;red&gt; top" in sketch.words.value and sketch.session.sketch is not None
+    assert "a &lt;red&gt; top" in sketch.bubbles.value and sketch.session.sketch is not None
 
 
 # Both
@@ -348,8 +396,8 @@ def test_a_refresh_takes_less_than_a_second_in_a_gallery_of_ten_thousand(gallery
     rows = np.concatenate([gallery.index.embeddings, rng.random((9_940, 24), dtype=np.float32) / 9])
     metadata = [gallery.index.metadata[i % 60] for i in range(10_000)]
     session = QuerySession(AttributeModel(), Gallery(GalleryIndex(rows, metadata), gallery.root), QUESTIONS)
-    chat = ChatSearch(session)
+    chat = SearchPanel(session)
     start = time.perf_counter()
     chat.send("a red top")
-    chat.cards[0].like.click()
+    chat.pressed("like", rows_of(chat)[0])
     assert (time.perf_counter() - start) / 2 < 1

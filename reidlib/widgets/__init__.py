@@ -1,7 +1,6 @@
-"""Notebook panels over query sessions; they show and call, and decide nothing."""
+"""The search panel for notebooks and the app; it shows a query session and calls it, and decides nothing."""
 
-from reidlib.widgets.chat import ChatSearch
-from reidlib.widgets.sketch import SketchSearch
+from reidlib.widgets.panel import SearchPanel
 from reidlib.widgets.sketchpad import SketchPad
 
-__all__ = ["ChatSearch", "SketchPad", "SketchSearch"]
+__all__ = ["SearchPanel", "SketchPad"]

@@ -1,20 +1,25 @@
-"""What the chat and the sketch demo share: ranked thumbnails to mark, messages, saving, and a static picture."""
+"""The search panel: a conversation, a pad and pictures to search with on one side, what they find on the other."""
 
-import base64
 from collections.abc import Callable
 from functools import wraps
 from html import escape
-from io import BytesIO
 from pathlib import Path
 
+import anywidget
 import ipywidgets as widgets
+import traitlets
 from PIL import Image
 
+from reidlib.data.images import open_image
 from reidlib.errors import ReidError
-from reidlib.retrieval.report import write_csv, write_report
+from reidlib.retrieval.questions import NONE_OF_THESE, NOT_SURE
+from reidlib.retrieval.report import contact_sheet, write_csv, write_report
 from reidlib.retrieval.session import QuerySession
+from reidlib.widgets.results import Results
+from reidlib.widgets.sketchpad import SketchPad
 
 STYLE = Path(__file__).with_name("panel.css")
+GREETING = "Describe the person you are looking for."
 
 
 def html(kind: str, text: str) -> str:
@@ -39,72 +44,116 @@ def action(call: Callable) -> Callable:
     return wrapped
 
 
-class Card(widgets.VBox):
-    """One candidate: picture, rank, score, file name, and two buttons to mark it."""
+class FileButton(anywidget.AnyWidget):
+    """A button that uploads one picture; its bytes go to `received` and are not kept."""
 
-    def __init__(self, mark: Callable[[int, str], None]):
-        self.row: int | None = None
-        self.view = widgets.HTML()
-        self.like = widgets.Button(icon="thumbs-up", tooltip="More like this one")
-        self.dislike = widgets.Button(icon="thumbs-down", tooltip="Not this one")
-        self.like.on_click(lambda _: mark(self.row, "like"))
-        self.dislike.on_click(lambda _: mark(self.row, "dislike"))
-        super().__init__([self.view, widgets.HBox([self.like, self.dislike]).add_class("reid-marks")])
-        self.add_class("reid-card")
+    _esm = Path(__file__).with_name("filebutton.js")
+    label = traitlets.Unicode().tag(sync=True)
 
-    def fill(self, session: QuerySession, rank: int, row: int, path: str, score: float) -> None:
-        self.row = row
-        liked = session.marks.get(row) == "like"
-        picture = base64.b64encode(session.gallery.thumbnail(row)).decode()
-        shown = f"{score:.3f}" if session.embedding() is not None else ""
-        name = escape(path, quote=True)
-        self.view.value = (
-            f'<div class="reid-picture"><img src="data:image/jpeg;base64,{picture}" alt="{name}"></div>'
-            f'<div class="reid-label"><b>{rank}</b><span>{shown}</span></div>'
-            f'<div class="reid-file" title="{name}">{name}</div>'
-        )
-        self.like.button_style = "success" if liked else ""
-        (self.add_class if liked else self.remove_class)("reid-liked")
+    def __init__(self, label: str, received: Callable[[bytes], None]):
+        super().__init__(label=label)
+        self.on_msg(lambda _, message, buffers: received(bytes(buffers[0])) if buffers else None)
 
 
 class SearchPanel(widgets.VBox):
-    """The right-hand side of a demo and its frame; `side` holds what the user searches with.
+    """`display(SearchPanel(session))`: what the session's model reads can be said, drawn or uploaded.
 
-    Every button calls a method of this class, and so may a test: `mark`, `undo`, `restart`, `save`.
+    shown: results at first, and more at each request. folder: where what is saved goes. drawing: whether the pad is
+    open at the start. Every button calls a method of this class, and so may a test.
     """
 
-    def __init__(self, session: QuerySession, side: list[widgets.Widget], shown: int, folder: Path):
-        self.session, self.shown, self.folder = session, shown, Path(folder)
-        self.message, self.cards = widgets.HTML(), [Card(self.mark) for _ in range(min(shown, len(session.gallery)))]
-        buttons = (
-            self.button("Undo", "undo", lambda: self.undo()),
-            self.button("Start again", "refresh", lambda: self.restart()),
-            self.button("Save", "save", lambda: self.save()),
-        )
-        left = widgets.VBox([*side, widgets.HBox(buttons), self.message], layout={"width": "390px", "flex": "0 0 auto"})
-        columns = "repeat(auto-fill, minmax(118px, 1fr))"
-        grid = widgets.GridBox(
-            self.cards,
-            layout={"grid_template_columns": columns, "grid_gap": "10px", "flex": "1", "align_content": "flex-start"},
-        )
+    def __init__(self, session: QuerySession, shown: int = 12, folder: Path = Path("search"), drawing: bool = False):
+        self.session, self.step, self.shown, self.folder = session, shown, shown, Path(folder)
+        self.talks, self.draws = bool({"text", "turns"} & set(session.model.reads)), "sketch" in session.model.reads
+        self.message, self.results = widgets.HTML(), Results(session, self.pressed)
+        title = f"Search with {session.model.name} in {len(session.gallery):,} pictures"
+        side = [widgets.HTML(html("reid-title", title))]
+        side += self._conversation() if self.talks else []
+        side += self._pictures(drawing or not self.talks)
+        buttons = [
+            self._button("Undo", "undo", self.undo),
+            self._button("Start again", "refresh", self.restart),
+            self._button("Save", "save", self.save),
+        ]
+        side += [widgets.HBox(buttons).add_class("reid-buttons"), self.message]
         style = widgets.HTML(f"<style>{STYLE.read_text()}</style>", layout={"display": "none"})
-        super().__init__([style, widgets.HBox([left.add_class("reid-side"), grid], layout={"grid_gap": "14px"})])
+        columns = widgets.Box([widgets.VBox(side).add_class("reid-side"), self.results]).add_class("reid-columns")
+        super().__init__([style, columns])
         self.add_class("reid-panel")
         self.refresh()
 
+    # -- what it is made of ----------------------------------------------------------------------------------------
+
+    def _conversation(self) -> list[widgets.Widget]:
+        self.bubbles, self.counter = widgets.HTML(), widgets.HTML()
+        self.answers = widgets.HBox().add_class("reid-answers")
+        self.entry = widgets.Text(placeholder="A woman in a red jacket…").add_class("reid-entry")
+        self.entry.observe(lambda _: self._count(), "value")
+        self.entry.on_msg(
+            lambda _, message, __: self.send(self.entry.value) if message.get("event") == "submit" else None
+        )
+        send = widgets.Button(description="Send", button_style="primary").add_class("reid-send")
+        send.on_click(lambda _: self.send(self.entry.value))
+        return [self.bubbles, self.answers, widgets.HBox([self.entry, send]).add_class("reid-line"), self.counter]
+
+    def _pictures(self, drawing: bool) -> list[widgets.Widget]:
+        files = [FileButton("Search with a photo", lambda content: self.uploaded(content, "photo"))]
+        if not self.draws:
+            return [widgets.HBox(files).add_class("reid-buttons")]
+        self.pad = SketchPad()
+        self.pad.observe(self._on_strokes, "strokes")
+        self.pad.on_msg(lambda *_: self.drawn() if self.session.sketch is not None else None)  # an upload is cleared
+        files.insert(0, FileButton("Upload a sketch", lambda content: self.uploaded(content, "sketch")))
+        opened = widgets.ToggleButton(description="Draw", icon="pencil", value=drawing)
+        hint = widgets.HTML(html("reid-note", "Draw with mouse, finger or pen; shade what is dark."))
+        pad = widgets.VBox([hint, self.pad])
+        pad.layout.display = None if drawing else "none"
+        opened.observe(lambda change: pad.layout.set_trait("display", None if change["new"] else "none"), "value")
+        return [widgets.HBox([opened, *files]).add_class("reid-buttons"), pad]
+
     @staticmethod
-    def button(text: str, icon: str, press: Callable[[], None]) -> widgets.Button:
-        button = widgets.Button(description=text, icon=icon, layout={"width": "auto", "flex": "1"})
+    def _button(text: str, icon: str, press: Callable[[], None]) -> widgets.Button:
+        button = widgets.Button(description=text, icon=icon)
         button.on_click(lambda _: press())
         return button
 
+    # -- what the user does ----------------------------------------------------------------------------------------
+
     @action
-    def mark(self, row: int, kind: str) -> None:
-        """Likes or dislikes a candidate; pressed again, takes the mark away."""
-        if self.session.marks.get(row) == kind:
-            self.session.unmark(row)
+    def send(self, text: str) -> None:
+        """A turn of the user: the answer to the open question, or more of the description; then a question back."""
+        if self.session.question is None:
+            self.session.say(text)
         else:
-            {"like": self.session.like, "dislike": self.session.dislike}[kind](row)
+            self.session.answer(text)
+        self.entry.value = ""
+        self.session.ask()
+
+    @action
+    def drawn(self) -> None:
+        """The pad has changed; an empty one means no sketch."""
+        self.session.draw(self.pad.image() if self.pad.strokes else None, self.pad.strokes)
+
+    def _on_strokes(self, _) -> None:
+        self.drawn()
+
+    @action
+    def uploaded(self, content: bytes, kind: str) -> None:
+        """An uploaded "sketch" takes the place of the drawing; an uploaded "photo" is searched with."""
+        picture = open_image(content)
+        self.session.draw(picture) if kind == "sketch" else self.session.show(picture)
+
+    @action
+    def pressed(self, event: str, at: int) -> None:
+        """Something among the results: like or dislike a row (pressed again, the mark goes), show (search with it),
+        forget a chip, more."""
+        match event:
+            case "like" | "dislike" if self.session.marks.get(at) == event:
+                self.session.unmark(at)
+            case "like" | "dislike" | "show" | "forget":
+                getattr(self.session, event)(at)
+            case "more":
+                self.shown += self.step
 
     @action
     def undo(self) -> None:
@@ -113,6 +162,7 @@ class SearchPanel(widgets.VBox):
     @action
     def restart(self) -> None:
         self.session.restart()
+        self.shown = self.step
 
     def save(self) -> None:
         """Writes session.json, results.csv and report.html to the folder, and says so."""
@@ -126,36 +176,48 @@ class SearchPanel(widgets.VBox):
         write_csv(self.session, self.folder / "results.csv")
         write_report(self.session, self.folder / "report.html")
 
+    # -- what is shown ---------------------------------------------------------------------------------------------
+
     def refresh(self) -> None:
         """Shows the session as it is now."""
-        found = self.session.results(self.shown)
-        for rank, (card, result) in enumerate(zip(self.cards, found, strict=False), 1):
-            card.fill(self.session, rank, *result)
-        for position, card in enumerate(self.cards):
-            card.layout.display = None if position < len(found) else "none"
+        self.results.refresh(self.shown)
+        if self.talks:
+            self.bubbles.value = f'<div class="reid-chat"><div class="reid-bubbles">{self._talk()}</div></div>'
+            question = self.session.question
+            offered = [*question.answers, NONE_OF_THESE, NOT_SURE] if question else []
+            self.answers.children = [self._answer(answer) for answer in offered]
+            self._count()
+        if self.draws:
+            uploaded = self.session.sketch if not self.session.strokes else None
+            self.pad.unobserve(self._on_strokes, "strokes")
+            self.pad.strokes = self.session.strokes
+            self.pad.observe(self._on_strokes, "strokes")
+            self.pad.show(uploaded)
+
+    def _talk(self) -> str:
+        said = [("them", GREETING, "")]
+        for event in self.session.history:
+            if event["kind"] in ("say", "answer"):
+                said.append(("you", event["text"], ""))
+            elif event["kind"] == "ask":
+                said.append(("them", event["text"], event["why"]))
+        return "".join(
+            f'<div class="reid-bubble reid-{who}">{escape(text)}{f"<small>{escape(why)}</small>" if why else ""}</div>'
+            for who, text, why in said
+        )
+
+    def _answer(self, answer: str) -> widgets.Button:
+        button = widgets.Button(description=answer)
+        button.on_click(lambda _: self.send(answer))
+        return button.add_class("reid-quiet") if answer in (NONE_OF_THESE, NOT_SURE) else button
+
+    def _count(self) -> None:
+        used, limit = self.session.count_tokens(self.entry.value)
+        if used <= limit:
+            self.counter.value = html("reid-note", f"{used} of {limit} tokens")
+        else:
+            self.counter.value = html("reid-warn", f"{used} of {limit} tokens: the end will not be read")
 
     def snapshot(self) -> Image.Image:
         """The search so far as one picture, for a copy of the notebook that nobody can click in."""
-        from matplotlib.figure import Figure
-
-        found = self.session.results(min(self.shown, 8))
-        figure = Figure(figsize=(11, 2.9), dpi=100, layout="constrained")
-        grid = figure.add_gridspec(1, len(found) + 3, wspace=0.05)
-        self._draw_side(figure.add_subplot(grid[0, :3]))
-        for column, (row, _, score) in enumerate(found):
-            axes = figure.add_subplot(grid[0, column + 3])
-            axes.imshow(Image.open(BytesIO(self.session.gallery.thumbnail(row))))
-            axes.set_title(
-                f"{column + 1}\n{score:.3f}" if self.session.embedding() is not None else f"{column + 1}", fontsize=9
-            )
-            axes.set(xticks=[], yticks=[])
-            liked = self.session.marks.get(row) == "like"
-            for spine in axes.spines.values():
-                spine.set(color="#2c8a57" if liked else "#d5dae1", linewidth=3 if liked else 1)
-        out = BytesIO()
-        figure.savefig(out, format="png")
-        return Image.open(out)
-
-    def _draw_side(self, axes) -> None:
-        """Draws what the user searches with on the left of the static picture."""
-        raise NotImplementedError
+        return contact_sheet(self.session)

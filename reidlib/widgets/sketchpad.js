@@ -23,8 +23,7 @@ function render({ model, el }) {
 
   let current = null; // the stroke under the pointer, not yet in the model
   let backdrop = null;
-  const tools = model.get("tools");
-  let tool = tools[0];
+  const tool = { ink: Object.values(model.get("inks"))[0], width: Object.values(model.get("widths"))[0] };
 
   function drawStroke(stroke) {
     const grey = Math.round(255 * (1 - stroke.ink));
@@ -40,10 +39,46 @@ function render({ model, el }) {
     pen.fillStyle = "white";
     pen.fillRect(0, 0, width, height);
     const strokes = model.get("strokes");
-    if (backdrop && !strokes.length && !current) pen.drawImage(backdrop, 0, 0, width, height);
     pen.lineCap = pen.lineJoin = "round";
-    const shown = current ? [...strokes, current] : [...strokes];
-    shown.sort((a, b) => a.ink - b.ink).forEach(drawStroke); // as in Python, the darker one shows
+    if (!strokes.length && !current) {
+      if (backdrop) pen.drawImage(backdrop, 0, 0, width, height);
+      else outline();
+    }
+    inOrder(current ? [...strokes, current] : [...strokes]).forEach(drawStroke);
+  }
+
+  // As in Python: between two uses of the eraser, the darker after the lighter.
+  function inOrder(strokes) {
+    const drawn = [];
+    let group = [];
+    const flush = () => {
+      drawn.push(...group.sort((a, b) => a.ink - b.ink));
+      group = [];
+    };
+    for (const stroke of strokes) {
+      if (stroke.ink > 0) group.push(stroke);
+      else {
+        flush();
+        drawn.push(stroke);
+      }
+    }
+    flush();
+    return drawn;
+  }
+
+  // Where a person stands in most pictures, faintly, until the first stroke; it is not a part of the drawing.
+  function outline() {
+    pen.strokeStyle = "#d9dee6";
+    pen.lineWidth = 1.5;
+    pen.setLineDash([4, 4]);
+    pen.beginPath();
+    pen.ellipse(0.5 * width, 0.11 * height, 0.1 * width, 0.06 * height, 0, 0, 2 * Math.PI);
+    const body = [[0.38, 0.19], [0.24, 0.24], [0.2, 0.5], [0.3, 0.5], [0.33, 0.95], [0.47, 0.95], [0.5, 0.58]];
+    const whole = [...body, ...body.slice(0, -1).reverse().map(([x, y]) => [1 - x, y])];
+    whole.forEach(([x, y], i) => pen[i ? "lineTo" : "moveTo"](x * width, y * height));
+    pen.closePath();
+    pen.stroke();
+    pen.setLineDash([]);
   }
 
   function place(event) {
@@ -87,13 +122,16 @@ function render({ model, el }) {
     bar.append(node);
     return node;
   }
-  const choices = tools.map((each) => button(each.name, () => choose(each)));
-  function choose(each) {
-    tool = each;
-    choices.forEach((node, i) => node.setAttribute("aria-pressed", tools[i] === tool));
+  function choices(field, values) {
+    const made = Object.entries(values).map(([name, value]) => [button(name, () => choose(value)), value]);
+    function choose(value) {
+      tool[field] = value;
+      made.forEach(([node, own]) => node.setAttribute("aria-pressed", own === value));
+    }
+    choose(tool[field]);
   }
-  choose(tool);
-  button("Undo stroke", () => send(model.get("strokes").slice(0, -1)));
+  choices("ink", model.get("inks"));
+  choices("width", model.get("widths"));
   button("Clear", () => {
     backdrop = null;
     if (model.get("strokes").length) send([]);

@@ -1,8 +1,7 @@
 """A pad to draw on with mouse, finger or pen; the strokes are plain data that Python turns into a picture."""
 
-import math
 from io import BytesIO
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import anywidget
@@ -10,59 +9,39 @@ import numpy as np
 import traitlets
 from PIL import Image, ImageDraw
 
-MOST_POINTS = 200_000
-INK = 0.87  # of a line, where white paper is 0 and black 1
+from reidlib.errors import DataError
+from reidlib.retrieval.session import INK, checked_strokes
+
 GREYS = (0.12, 0.35, 0.6, 1.0)  # between which the ink of a traced drawing counts as one grey
 FINER = 4  # drawn so many times larger, then shrunk, for smooth lines
 
 
 class SketchPad(anywidget.AnyWidget):
     """`strokes` is a list of {"points": [[x, y], ...], "width": w, "ink": i}: x and y from 0 to 1 across and down the
-    pad, w in units of its width, i from 0 (white) to 1 (black). It changes once a stroke; set it from Python to draw
-    without a browser. Where strokes cross, the darker one shows.
+    pad, w in units of its width, i from 0 (white, which erases) to 1 (black). It changes once a stroke; set it from
+    Python to draw without a browser. Where strokes cross, the darker one shows, so that shading leaves lines.
     """
 
     _esm = Path(__file__).with_name("sketchpad.js")
-    _css = Path(__file__).with_name("sketchpad.css")
     strokes = traitlets.List().tag(sync=True)
     ratio = traitlets.Float(2.0, help="height over width").tag(sync=True)
     pixels = traitlets.Int(200, help="width on the page").tag(sync=True)
-    tools = traitlets.List(
-        [{"name": "Line", "width": 0.02, "ink": INK}, {"name": "Shade", "width": 0.1, "ink": 0.4}],
-        help="what new strokes can be made with",
-    ).tag(sync=True)
+    inks = traitlets.Dict({"Line": INK, "Dark": 0.6, "Light": 0.3, "Eraser": 0.0}).tag(sync=True)
+    widths = traitlets.Dict({"Fine": 0.02, "Broad": 0.06, "Wide": 0.15}).tag(sync=True)
 
     @traitlets.validate("strokes")
     def _check_strokes(self, proposal) -> list[dict]:
         try:
-            strokes = [
-                {
-                    "points": [[_unit(x), _unit(y)] for x, y in stroke["points"]],
-                    "width": _unit(stroke["width"]),
-                    "ink": _unit(stroke.get("ink", INK)),
-                }
-                for stroke in proposal["value"]
-            ]
-        except (TypeError, KeyError, ValueError) as error:
-            raise traitlets.TraitError(
-                f"A stroke needs points [[x, y], ...] and a width, all numbers ({error})."
-            ) from error
-        if sum(len(stroke["points"]) for stroke in strokes) > MOST_POINTS:
-            raise traitlets.TraitError(f"The drawing has more than {MOST_POINTS} points.")
-        return [stroke for stroke in strokes if stroke["points"]]
-
-    def undo(self) -> None:
-        self.strokes = self.strokes[:-1]
-
-    def clear(self) -> None:
-        self.strokes = []
+            return checked_strokes(proposal["value"])
+        except DataError as error:
+            raise traitlets.TraitError(str(error)) from error
 
     def image(self, size: tuple[int, int] = (128, 256)) -> Image.Image:
         """The drawing as RGB, dark on white; `size` is (width, height) in pixels."""
         width, height = size[0] * FINER, size[1] * FINER
         canvas = Image.new("L", (width, height), 255)
         pen = ImageDraw.Draw(canvas)
-        for stroke in sorted(self.strokes, key=lambda stroke: stroke["ink"]):
+        for stroke in in_order(self.strokes):
             points = [(x * width, y * height) for x, y in stroke["points"]]
             thick, grey = max(FINER, round(stroke["width"] * width)), round(255 * (1 - stroke["ink"]))
             pen.line(points, fill=grey, width=thick, joint="curve")
@@ -78,6 +57,13 @@ class SketchPad(anywidget.AnyWidget):
             picture.save(out, "PNG")
             buffers = [out.getvalue()]
         self.send({"event": "backdrop"}, buffers)
+
+
+def in_order(strokes: list[dict]) -> list[dict]:
+    """Strokes as they are to be drawn: between two uses of the eraser, the darker after the lighter."""
+    layer = list(accumulate(2 * (stroke["ink"] == 0) for stroke in strokes))  # an eraser lies between two layers
+    order = sorted(range(len(strokes)), key=lambda i: (layer[i] - (strokes[i]["ink"] == 0), strokes[i]["ink"]))
+    return [strokes[i] for i in order]
 
 
 def trace(picture: Image.Image, size: tuple[int, int] = (100, 200)) -> list[dict]:
@@ -96,10 +82,3 @@ def trace(picture: Image.Image, size: tuple[int, int] = (100, 200)) -> list[dict
                 line = [[(x + 0.5) / width, (y + 0.5) / height] for x in (start, end - 1)]
                 strokes.append({"points": line, "width": 1 / width, "ink": (GREYS[level - 1] + GREYS[level]) / 2})
     return strokes
-
-
-def _unit(value: float) -> float:
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"{value} is not finite")
-    return min(1.0, max(0.0, number))

@@ -1,0 +1,96 @@
+"""Searching a folder of one's own without a notebook: the panel as a page, and one query as a contact sheet."""
+
+import contextlib
+import json
+import tempfile
+from hashlib import blake2b
+from pathlib import Path
+
+from reidlib.errors import ReidError
+from reidlib.methods.base import Method
+from reidlib.models import pick_model
+from reidlib.paths import outputs_dir
+from reidlib.retrieval import Gallery, QuerySession, encode_folder
+from reidlib.widgets.panel import SearchPanel, html
+
+CELL = "from reidlib.widgets.app import panel\n\npanel({folder!r}, {model!r}, {saved!r})"
+
+
+def folder_gallery(model: Method, folder: Path) -> Gallery:
+    """The pictures of a folder as a gallery, whose embeddings are kept in outputs/galleries/ and made once."""
+    folder = folder.absolute()
+    if not folder.is_dir():
+        raise ReidError(f"{folder} is no folder; expected one with pictures.")
+    mark = blake2b(str(folder).encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+    return encode_folder(model, folder, outputs_dir() / "galleries" / f"{folder.name}-{mark}")
+
+
+def open_gallery(folder: str, model: str, reads: tuple[str, ...]) -> tuple[Method, Gallery, str]:
+    """A model, the gallery of a folder, and the sentence that says which model it is. folder: "" for the toy world's
+    test pictures; model: a name for `load_model`, "" for the one that fits."""
+    chosen, which = pick_model(reads, photos=bool(folder), name=model)
+    if folder:
+        return chosen, folder_gallery(chosen, Path(folder)), which
+    from reidlib.data import load
+
+    data = load("toy")
+    return chosen, Gallery.encode(chosen, data.split("test"), data.root, outputs_dir() / "galleries" / "toy"), which
+
+
+def panel(folder: str = "", model: str = "", saved: str = "search") -> SearchPanel:
+    """The panel on a folder of pictures; arguments as in `open_gallery`. saved: the folder of saved searches."""
+    chosen, gallery, which = open_gallery(folder, model, ("text", "turns", "sketch"))
+    made = SearchPanel(QuerySession(chosen, gallery), folder=Path(saved))
+    made.message.value = html("reid-note", which)
+    return made
+
+
+def serve(folder: str = "", model: str = "", host: str = "127.0.0.1", port: int = 8866) -> None:
+    """Encodes the pictures, then serves the panel with voila until it is interrupted; prints the address.
+
+    One page is prepared before anybody asks for it. host: whoever reaches it can search the pictures, so it is the
+    loopback address unless told otherwise. Raises ReidError where voila is missing.
+    """
+    try:
+        from voila.app import Voila
+    except ImportError as error:
+        raise ReidError("The app needs voila: pip install 'reidlib[app]'.") from error
+    folder = str(Path(folder).absolute()) if folder else ""
+    _, gallery, which = open_gallery(folder, model, ("text", "turns", "sketch"))
+    print(which)
+    cell = {
+        "cell_type": "code",
+        "metadata": {},
+        "source": CELL.format(folder=folder, model=model, saved=str(Path("search").absolute())),
+        "outputs": [],
+        "execution_count": None,
+    }
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    with tempfile.TemporaryDirectory() as place:
+        notebook = Path(place, "search.ipynb")
+        notebook.write_text(json.dumps({"cells": [cell], "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
+        print(f"{len(gallery):,} pictures; open http://{host}:{port} in a browser, Ctrl-C ends it.", flush=True)
+        options = ["--no-browser", f"--port={port}", f"--Voila.ip={host}", "--Voila.port_retries=0"]
+        options += ["--Voila.log_level=40", "--preheat_kernel=True", "--pool_size=1"]
+        with contextlib.suppress(SystemExit):  # how it ends where the port is taken, having said so
+            Voila.launch_instance([str(notebook), *options])
+
+
+def search(folder: str, text: str = "", sketch: str = "", photo: str = "", model: str = "") -> tuple[QuerySession, str]:
+    """A session on a folder that was told `text`, shown the pictures in the files `sketch` and `photo`, and the
+    sentence that says which model reads them. Raises ReidError where nothing was told."""
+    from reidlib.data.images import open_image
+
+    if not (text or sketch or photo):
+        raise ReidError("Nothing to search with was given; expected a text in quotes, --sketch FILE or --photo FILE.")
+    reads = ("text", "turns") if text else ("sketch",) if sketch else ("text", "turns", "sketch")
+    drawn, shown = (open_image(file) if file else None for file in (sketch, photo))
+    chosen, gallery, which = open_gallery(folder, model, reads)
+    session = QuerySession(chosen, gallery)
+    if text:
+        session.say(text)
+    if drawn:
+        session.draw(drawn)
+    if shown:
+        session.show(shown)
+    return session, which
