@@ -131,7 +131,10 @@ def conclusion(compared: list[Comparison]) -> list[str]:
     for one in compared:
         best, base = one.best, one.table[one.table["label"] == one.baseline].iloc[0]
         sentence = f"{one.kind}: {best['label']} is first of {len(one.table)} with R@1 {best['R@1']:.1f}"
-        gain = f", {best['R@1'] - base['R@1']:.1f} more than the baseline, {one.baseline} ({base['R@1']:.1f})."
+        gain = f", {best['R@1'] - base['R@1']:.1f} more than the baseline, {one.baseline} ({base['R@1']:.1f})"
+        for row in one.differences[one.differences["label"] == best["label"]].itertuples():
+            gain += f"; in mAP it differs by {row.gain:+.1f} ({row.low:+.1f} to {row.high:+.1f})"
+        gain += "."
         if best["label"] == one.baseline:
             gain = "; it is the baseline"
             gain += (
