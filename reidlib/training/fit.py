@@ -69,7 +69,8 @@ def fit(
     }
     earlier = _earlier(folder, about) if resume or processes.restarted() else None
     if earlier and earlier["done"]:
-        print(f"The training in {folder} had finished: its {len(earlier['rows'])} epochs are taken as they are.")
+        if processes.first():
+            print(f"The training in {folder} had finished: its {len(earlier['rows'])} epochs are taken as they are.")
         yield from earlier["rows"]
     else:
         job = {"batches": batches, "config": config, "folder": folder, "evaluate": evaluate, "about": about}

@@ -55,6 +55,11 @@ def must_start(config: Config) -> bool:
     return wanted > 1
 
 
+def first() -> bool:
+    """True in the process that speaks for all, as any process alone does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def restarted() -> bool:
     """True if torchrun has started this process in the place of one that died."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
@@ -147,13 +152,14 @@ def rows_of(model: Method, job: dict[str, Any]) -> Iterator[dict]:
         for _ in end:
             jobs.put(packed.getbuffer().tobytes())
         there.close()
-        while any(process.is_alive() for process in running.processes):
-            connection.wait([here, *(process.sentinel for process in running.processes if process.is_alive())])
+        alive = running.processes
+        while alive:
+            connection.wait([here, *(process.sentinel for process in alive)])
+            alive = [process for process in alive if process.is_alive()]
             yield from _waiting(here)
             codes = [process.exitcode for process in running.processes]
             if any(codes):
                 raise _first_cause(codes, running.error_files)
-        yield from _waiting(here)
     finally:
         for kill in end:
             kill()
