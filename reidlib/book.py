@@ -117,8 +117,17 @@ def write_sources(folder: Path) -> None:
         (folder / notebook.path.name).write_text(json.dumps(_page(notebook)), encoding="utf-8")
     (folder / "results.md").write_text(_results(), encoding="utf-8")
     _write_api(folder / "api")
-    with (folder / "index.md").open("a", encoding="utf-8") as index:
-        index.write(_contents(folder, [notebook.stem for notebook in course]))
+    for figures in outputs_dir().glob("*/figures"):
+        shutil.copytree(figures, folder / "figures" / figures.parent.name)
+    index = folder / "index.md"
+    lines = [line for line in index.read_text(encoding="utf-8").splitlines() if _shows_something(line, folder)]
+    index.write_text("\n".join(lines) + _contents(folder, [notebook.stem for notebook in course]), encoding="utf-8")
+
+
+def _shows_something(line: str, folder: Path) -> bool:
+    """False for a picture of a run that was not made yet."""
+    picture = re.match(r"!\[.*\]\((figures/.+)\)", line)
+    return picture is None or (folder / picture[1]).is_file()
 
 
 def _flat(text: str) -> str:

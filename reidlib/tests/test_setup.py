@@ -113,7 +113,7 @@ def test_installed_without_a_checkout_it_works_in_the_working_folder(tmp_path):
     assert sorted(path.name for path in here.iterdir()) == ["data", "outputs"]
     assert (here / "outputs" / "00_start_here" / "executed.ipynb").is_file()
     assert len(list((site / "reidlib" / "notebooks").glob("*.ipynb"))) == len(list(notebooks_dir().glob("*.ipynb")))
-    for file in ("py.typed", "docs/index.md", "docs/data.md", "docs/contributing.md", "notebooks/images/chat.png"):
+    for file in ("py.typed", "docs/index.md", "docs/data.md", "docs/contributing.md", "notebooks/images/panel.png"):
         assert (site / "reidlib" / file).is_file()
 
 
