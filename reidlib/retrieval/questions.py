@@ -16,6 +16,7 @@ TELLS_NOTHING = tuple(map(str.lower, (NOT_SURE, NONE_OF_THESE, UNKNOWN, NOTHING)
 SHARPNESS = 2.0
 REACH = 6  # words from a colour to the thing it belongs to: "a red and white striped cotton shirt"
 SAMPLE = 4_096  # pictures that tell a phrase's mean
+SURE = 0.6  # probability from which the reason speaks of what a candidate looks like
 UNSEEN = 0.25  # times chance: what the model sees in so few candidates, an answer contradicts
 FIRST = 8  # candidates the reason speaks about
 
@@ -124,37 +125,65 @@ DEFAULT_QUESTIONS = make_questions(
 class QuestionBank:
     """Questions made ready for one method and one gallery: every answer phrase is encoded once.
 
-    p(answer | picture) = softmax over the answers of `SHARPNESS` * z, where z is the picture's similarity to the
-    phrase, less the phrase's mean over the gallery, in units of the spread over all phrases. One unit for the whole
-    bank keeps a question the method is blind to nearly uniform, so that it promises nothing.
+    p(answer | picture) is the softmax over the answers of b + a z, where z is the picture's similarity to the phrase,
+    less the phrase's mean over the gallery, in units of the spread over all phrases. One unit for the whole bank keeps
+    a question the method is blind to nearly uniform, so that it promises nothing.
 
-    `evidence` holds, by (question, phrase), what an answer says beyond its question: the phrase's embedding less the
-    mean over the question's answers.
+    known: an index of pictures whose metadata tell the answers ("attributes", or captions under "text"), best not
+    trained on. On them a and b are fitted for each question; without, a is `SHARPNESS` and b 0. Many attributes are
+    nearly invisible to a model that is as confident about them as about all others: fitted, a is about 0 for these,
+    they are asked last, and their answers move the search little.
+
+    `evidence` holds, by (question, phrase), what an answer adds to a picture's log odds, as a vector to multiply the
+    picture's embedding with: a times the phrase's embedding less the mean over the answers, in the same unit.
     """
 
-    def __init__(self, encoder: Encoder, index: GalleryIndex, questions: Sequence[Question] | None = None):
+    def __init__(
+        self,
+        encoder: Encoder,
+        index: GalleryIndex,
+        questions: Sequence[Question] | None = None,
+        known: GalleryIndex | None = None,
+    ):
         self.questions = list(DEFAULT_QUESTIONS if questions is None else questions)
         keys = [question.key for question in self.questions]
         if len(set(keys)) < len(keys) or not keys:
             raise ConfigError("The questions need different keys, and there must be at least one.")
         self._place = {key: place for place, key in enumerate(keys)}
+        self._sizes = [len(question.answers) for question in self.questions]
         encoder.model.require("text", "turns")
         phrases = [Query(text=phrase) for question in self.questions for phrase in question.phrases]
         self.phrases = encoder.queries(phrases).cpu()
-        parts = self.phrases.split([len(question.answers) for question in self.questions])
-        self.evidence = {
-            (question.text, phrase): told
-            for question, part in zip(self.questions, parts, strict=True)
-            for phrase, told in zip(question.phrases, part - part.mean(0), strict=True)
-        }
         similarity = index.vectors(index.sample(SAMPLE)) @ self.phrases.T
         self.centre = similarity.mean(0)
         self.spread = (similarity - self.centre).std().clamp_min(1e-6)
+        self.sharpness, self.offsets = [SHARPNESS] * len(keys), [torch.zeros(size) for size in self._sizes]
+        if known is not None:
+            self._calibrate(known)
+        self.evidence = {
+            (question.text, phrase): sharpness * told / self.spread
+            for question, sharpness, part in zip(
+                self.questions, self.sharpness, self.phrases.split(self._sizes), strict=True
+            )
+            for phrase, told in zip(question.phrases, part - part.mean(0), strict=True)
+        }
 
     def answer_probabilities(self, embeddings: torch.Tensor) -> list[torch.Tensor]:
         """For each question p(answer | picture), (N, answers), of pictures given as embeddings (N, D)."""
-        z = SHARPNESS * (embeddings @ self.phrases.T - self.centre) / self.spread
-        return [part.softmax(1) for part in z.split([len(question.answers) for question in self.questions], 1)]
+        fitted = zip(self.sharpness, self._scores(embeddings), self.offsets, strict=True)
+        return [(sharpness * z + offset).softmax(1) for sharpness, z, offset in fitted]
+
+    def _scores(self, embeddings: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return ((embeddings @ self.phrases.T - self.centre) / self.spread).split(self._sizes, 1)
+
+    def _calibrate(self, known: GalleryIndex) -> None:
+        ids = known.sample(SAMPLE)
+        scores, rows = self._scores(known.vectors(ids)), known.rows(ids)
+        for place, (question, z) in enumerate(zip(self.questions, scores, strict=True)):
+            truths = [truth(question, row) for row in rows]
+            told = [number for number, answer in enumerate(truths) if answer in question.answers]
+            labels = torch.tensor([question.answers.index(truths[number]) for number in told], dtype=torch.long)
+            self.sharpness[place], self.offsets[place] = _fitted(z[told], labels)
 
     def best(self, embeddings: torch.Tensor, weights: torch.Tensor, asked: Sequence[str]) -> Question | None:
         """The question not asked yet with the largest expected information gain about the candidates, in bits.
@@ -170,7 +199,7 @@ class QuestionBank:
         if not options:
             return None
         gain, question, probabilities = max(options, key=lambda option: option[0])
-        return replace(question, gain=gain, why=_why(question, probabilities[:FIRST].argmax(1).tolist()))
+        return replace(question, gain=gain, why=_why(question, probabilities[:FIRST]))
 
     def contradicts(self, question: Question, answer: str, embeddings: torch.Tensor, weights: torch.Tensor) -> bool:
         """True if an answer is one that the model sees in hardly any candidate: below a quarter of chance."""
@@ -199,12 +228,47 @@ def _entropy(p: torch.Tensor) -> torch.Tensor:
     return -torch.special.xlogy(p, p).sum(-1) / torch.log(torch.tensor(2.0))
 
 
-def _why(question: Question, likely: list[int]) -> str:
-    counts = sorted(((likely.count(answer), question.answers[answer]) for answer in set(likely)), reverse=True)
-    if len(counts) == 1:
-        return f"The first {len(likely)} candidates all look like “{counts[0][1]}”; the answer would confirm it."
+def _why(question: Question, probabilities: torch.Tensor) -> str:
+    """What the model sees in the first candidates, (n, answers); nothing is said of those it is unsure about."""
+    best = probabilities.max(1)
+    likely = [question.answers[i] for i in best.indices[best.values >= SURE].tolist()]
+    counts = sorted(((likely.count(answer), answer) for answer in set(likely)), reverse=True)
+    if len(likely) <= len(probabilities) / 2:
+        return "The pictures hardly tell; the answer adds what the model cannot see."
     parts = [f"{count} “{answer}”" for count, answer in counts]
-    return f"The first {len(likely)} candidates seem to differ: {', '.join(parts[:-1])} and {parts[-1]}."
+    unsure = len(probabilities) - len(likely)
+    if len(counts) == 1:
+        return f"To the model {len(likely)} of the first {len(probabilities)} candidates look like “{likely[0]}”."
+    parts += [f"{unsure} unclear"] if unsure else []
+    return f"The first {len(probabilities)} candidates look different to the model: {', '.join(parts)}."
+
+
+def _fitted(z: torch.Tensor, labels: torch.Tensor) -> tuple[float, torch.Tensor]:
+    """Sharpness and offsets (A,) of the softmax that fits labels (N,) best, given z (N, A).
+
+    Their squares are penalised, so that few pictures give small ones; a negative sharpness, which is noise, becomes 0.
+    """
+    sharpness = torch.zeros((), requires_grad=True)
+    offsets = torch.zeros(z.shape[1], requires_grad=True)
+    optimizer = torch.optim.LBFGS([sharpness, offsets], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        wrong = torch.nn.functional.cross_entropy(sharpness * z + offsets, labels, reduction="sum")
+        total = (wrong + 0.5 * sharpness**2 + 0.5 * (offsets**2).sum()) / max(1, len(labels))
+        total.backward()
+        return total
+
+    if len(labels):
+        optimizer.step(loss)
+    return max(0.0, sharpness.item()), offsets.detach()
+
+
+def truth(question: Question, known: Mapping) -> str | None:
+    """The answer that a picture's metadata give: its attributes, else the first mention in its captions."""
+    if question.key in (known.get("attributes") or {}):
+        return known["attributes"][question.key]
+    return next((answer for text in known.get("text") or () for answer in mentions(text, question)), None)
 
 
 def _is_answered(question: Question, text: str) -> bool:

@@ -237,8 +237,9 @@ class QuerySession:
     def embedding(self) -> torch.Tensor | None:
         """The embedding (D,) of `query`; None while it is empty.
 
-        A word more moves the embedding of a long description little, so the sum of the answers' `QuestionBank.evidence`
-        is added to it, both as unit vectors; without, R@1 falls again after a few questions.
+        A word more moves the embedding of a long description little, and a method is blind to some of what it is told.
+        So the answers count once more, each by what it says of a picture's odds (`QuestionBank.evidence`), beside the
+        query's score in units of its own spread over the candidates.
         """
         drawn, shown = (self._latest(kind).get("png") for kind in ("draw", "show"))
         key = (*self.turns, self.text, drawn, shown, *sorted(self.marks.items()))
@@ -363,7 +364,9 @@ class QuerySession:
         evidence = [self.bank.evidence[answer] for answer in answers if answer in self.bank.evidence]
         if not evidence:
             return told
-        return F.normalize(F.normalize(told, dim=0) + F.normalize(sum(evidence), dim=0), dim=0) * told.norm()
+        scores = self.gallery.index.search(told[None], CANDIDATES, self.where)[0]
+        spread = scores.std(correction=0).clamp_min(1e-6)
+        return F.normalize(told / spread + sum(evidence), dim=0) * told.norm()
 
     def _search(self, k: int) -> list[tuple[int, float]]:
         embedding, index = self.embedding(), self.gallery.index

@@ -18,6 +18,7 @@ from reidlib.retrieval.questions import (
     find_words,
     mentions,
     split_words,
+    truth,
 )
 from reidlib.retrieval.session import QuerySession
 
@@ -77,12 +78,11 @@ class Witness:
         return "like" if alike != errs else "dislike"
 
     def _truth(self, question: Question) -> str:
-        if question.key in self.attributes:
-            value = self.attributes[question.key]
-            return value if value in question.answers else NONE_OF_THESE
-        told = [found for text in self.text for found in mentions(text, question)]
-        told += [found for turns in self.turns for turn in turns for found in _told_in_turn(turn, question)]
-        return told[0] if told else UNKNOWN
+        told = truth(question, {"attributes": self.attributes, "text": self.text})
+        if told is not None:
+            return told if told in question.answers else NONE_OF_THESE
+        turns = (turn for turns in self.turns for turn in turns)
+        return next((found for turn in turns for found in _told_in_turn(turn, question)), UNKNOWN)
 
 
 def _told_in_turn(turn: tuple[str, str], question: Question) -> list[str]:

@@ -13,8 +13,16 @@ from PIL import Image
 from reidlib.errors import ConfigError, DataError, ReidError
 from reidlib.evaluation import Encoder
 from reidlib.query import OPENING, Query
-from reidlib.retrieval import DEFAULT_QUESTIONS, Chip, QuerySession, QuestionBank, make_questions, questions_about
-from reidlib.retrieval.questions import information_gain
+from reidlib.retrieval import (
+    DEFAULT_QUESTIONS,
+    Chip,
+    GalleryIndex,
+    QuerySession,
+    QuestionBank,
+    make_questions,
+    questions_about,
+)
+from reidlib.retrieval.questions import information_gain, truth
 from reidlib.retrieval.report import write_report
 from reidlib.retrieval.session import MORE
 from reidlib.tests.attribute_model import (
@@ -104,7 +112,8 @@ def test_answers_read_as_one_sentence_and_count_for_what_they_say_beyond_the_que
     hats, tops = (torch.stack([embedded(session, text=phrase) for phrase in q.phrases]) for q in asked)
     beyond = hats[asked[0].answers.index("red")] - hats.mean(0) + tops[asked[1].answers.index("green")] - tops.mean(0)
     told = embedded(session, text=session.text)
-    expected = F.normalize(told / told.norm() + beyond / beyond.norm(), dim=0) * told.norm()
+    spread = gallery.index.search(told[None], 60)[0].std(correction=0)
+    expected = F.normalize(told / spread + 2.0 * beyond / session.bank.spread, dim=0) * told.norm()
     torch.testing.assert_close(session.embedding(), expected)
 
 
@@ -299,6 +308,33 @@ def test_information_gain_by_hand():
     # Three of four wear red: H(3/4) = 0.8113 bits.
     wear = torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]])
     assert information_gain(wear, torch.full((4,), 0.25)) == pytest.approx(0.8113, abs=1e-4)
+
+
+def test_a_question_the_model_is_blind_to_is_asked_last_says_so_and_moves_nothing(gallery):
+    blind = make_questions({"mood": ("happy", "sad")})
+    known = [
+        row | {"attributes": row["attributes"] | {"mood": ["happy", "sad"][row["pid"] % 2]}}
+        for row in gallery.index.metadata
+    ]
+    annotated = GalleryIndex(gallery.index.embeddings, known)
+    bank = QuestionBank(Encoder(AttributeModel()), gallery.index, [*blind, *QUESTIONS], annotated)
+    assert bank.sharpness[0] < 0.3 and min(bank.sharpness[1:]) > 1
+    right = [row["attributes"]["hat_colour"] for row in known]
+    seen = bank.answer_probabilities(annotated.vectors(range(60)))[1].max(1)
+    assert [QUESTIONS[0].answers[i] for i in seen.indices] == right and seen.values.min() > 0.8
+    session = QuerySession(AttributeModel(), gallery, bank)
+    session.say("a red top")
+    assert [session.ask().key for _ in range(4)][-1] == "mood"
+    assert session.question.why == "The pictures hardly tell; the answer adds what the model cannot see."
+    before = session.embedding()
+    session.answer("happy")
+    assert F.cosine_similarity(session.embedding(), before, dim=0) > 0.99
+
+
+def test_captions_tell_the_answers_where_no_attributes_do():
+    assert truth(QUESTIONS[1], {"text": ["Someone in a red hat, a blue top"]}) == "blue"
+    assert truth(QUESTIONS[1], {"attributes": {"top_colour": "red"}, "text": ["a blue top"]}) == "red"
+    assert truth(QUESTIONS[1], {}) is None
 
 
 def test_the_reason_counts_the_first_candidates(session, gallery):
