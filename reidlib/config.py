@@ -15,9 +15,6 @@ INERT = ("seed", "device", "devices", "nodes", "workers", "compile", "checkpoint
 AT_LEAST = dict.fromkeys(("batch_size", "accumulate", "devices", "nodes"), 1)
 AT_LEAST |= dict.fromkeys(("epochs", "max_steps", "save_every", "workers", "lr", "warmup_steps", "warmup_epochs"), 0)
 
-# Told by the row itself (seed), or by how and where a training ran, which does not change what it comes to
-INERT = ("seed", "device", "devices", "nodes", "workers", "compile", "checkpoint_activations", "save_every")
-
 
 @dataclass
 class Config:
@@ -92,12 +89,6 @@ class Config:
                     f"{type(self).__name__}.{name} should be at least {AT_LEAST[name]} and got {value!r}."
                 )
         return dataclasses.replace(self, **values)
-
-    def changes(self, preset: str) -> str:
-        """What differs from the preset and may change results, such as "epochs=4, lr=0.001"; empty if nothing does."""
-        plain = self.preset(preset).as_dict()
-        changed = {key: value for key, value in self.as_dict().items() if value != plain[key] and key not in INERT}
-        return ", ".join(f"{key}={value}" for key, value in changed.items())
 
     def changes(self, preset: str) -> str:
         """What differs from the preset and may change results, such as "epochs=4, lr=0.001"; empty if nothing does."""

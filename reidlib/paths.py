@@ -7,9 +7,8 @@ import re
 import reprlib
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import TextIO
 from typing import BinaryIO
 
 from reidlib.errors import DataError, ReidError
@@ -21,7 +20,6 @@ except ImportError:  # Windows
 
     fcntl = None
 
-PACKAGE = Path(__file__).resolve().parent
 PACKAGE = Path(__file__).resolve().parent
 CHECKOUT = PACKAGE.parent
 FIRST_NOTEBOOK = "00_start_here.ipynb"
@@ -95,45 +93,6 @@ def _may_be_called(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return b"\0" not in encoded and len(encoded) <= 255 and "".join(name.splitlines()) == name  # messages are one line
-
-
-@contextmanager
-def locked(path: Path, busy: str) -> Iterator[None]:
-    """Holds the file `path` as a lock of this process; the system frees it when the process ends, however it ends.
-
-    Raises ReidError with the sentence `busy` where another one holds it (or this process does, a second time).
-    """
-    while True:
-        file = path.open("a")
-        try:
-            _lock(file)
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                break
-        except BlockingIOError:
-            file.close()
-            raise ReidError(busy) from None
-        file.close()  # its holder took the file away between our opening and locking it
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # Windows keeps a file that is open
-            path.unlink()
-        file.close()
-
-
-def _lock(file: TextIO) -> None:
-    """Locks an open file; BlockingIOError where it is locked already."""
-    if os.name == "nt":
-        import msvcrt
-
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except OSError as error:
-            raise BlockingIOError from error
-    else:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextmanager
