@@ -24,7 +24,7 @@ from reidlib.progress import REPORT, Line
 LONGEST_RUN_NAME = 120
 NOTEBOOK = "reidlib_notebook"  # in an executed copy's metadata: the stem of the notebook that was run
 PATHS = ("root", "folder")  # parameters that name a folder, meant from where the command is given
-MODELS = ("model_run", "stage1", "start")  # parameters that name a model, which may be a file or a folder
+MODELS = ("model", "stage1", "start")  # parameters that name a model, which may be a file or a folder
 UNNAMED = ("run", "resume")  # parameters that leave the run's name as it is
 AGAIN = ".again"  # in outputs/: hidden from results and from the notebooks that look for trained models
 
@@ -173,9 +173,10 @@ def _plan_one(notebook: Notebook, parameters: dict[str, object], name: str | Non
         raise ConfigError(f"overrides names {key!r}, which is a parameter of {notebook.stem} itself: -p {key} VALUE.")
     if "dataset" in values:
         _check_dataset(values["dataset"])
-    drawn = str(values.get("dataset", notebook.parameters.get("dataset"))).startswith("toy")
+    toy = str(values.get("dataset", notebook.parameters.get("dataset"))).startswith("toy")
     for key in values.keys() & set(PATHS):
-        if values[key] and not Path(values[key]).is_dir() and not (drawn and not Path(values[key]).exists()):
+        drawn = key == "root" and toy and not Path(values[key]).exists()  # the toy world is made there
+        if values[key] and not Path(values[key]).is_dir() and not drawn:
             raise ConfigError(f"{key} should be a folder; {values[key]} is none.")
     settings = {key: values[key] for key in ("preset", "max_steps", "overrides") if key in values}
     if settings and (config := notebook.config()):

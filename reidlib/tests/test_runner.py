@@ -210,8 +210,8 @@ def test_folders_are_meant_from_where_the_command_is_given(training, tmp_path, m
     }  # fmt: skip
     assert runner.given([("root", "")], [training]) == {"root": ""}
     (tmp_path / "a_model").mkdir()
-    models = [("model_run", "a_model"), ("model_run", "02_clip_baseline/text")]
-    assert [runner.given([model], [])["model_run"] for model in models] == [str(tmp_path / "a_model"), models[1][1]]
+    models = [("model", "a_model"), ("model", "02_clip_baseline/text")]
+    assert [runner.given([model], [])["model"] for model in models] == [str(tmp_path / "a_model"), models[1][1]]
     assert runner.given([("dataset", "'7'")], [training]) == {"dataset": "7"}
 
 
