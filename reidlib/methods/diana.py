@@ -84,7 +84,7 @@ class DianaConfig(Config):
 
     @classmethod
     def toy(cls) -> Self:
-        return cls(**_toy(), epochs=1, select_by="d2i R@1")
+        return cls(**_toy(), epochs=2, select_by="d2i R@1")
 
 
 @dataclass
@@ -127,7 +127,7 @@ def _toy() -> dict[str, Any]:
     """
     return {
         "batch_size": 32,
-        "warmup_epochs": 0.2,
+        "warmup_epochs": 0.5,
         "lr": 3e-4,
         "head_lr": 3.0,
         "num_queries": 8,

@@ -65,8 +65,7 @@ class AdaptConfig(Config):
     def toy(cls) -> Self:
         """Softer than the paper: while little is known, R-ITC is content with a model that finds everything alike."""
         return cls(
-            epochs=1,
-            warmup_epochs=0.2,
+            epochs=2,
             batch_size=64,
             lr=3e-4,
             betas=(0.9, 0.98),
