@@ -9,6 +9,7 @@
     training.fit      the loop, from top to bottom: batches in, rows out, checkpoints (weights) under a folder
     evaluation        encodes a gallery and its queries once, ranks them, and says who was found at which rank
     models            loads any of it again by name: a run, an open_clip model, somebody else's checkpoint (official)
+    export            what leaves the workbook: open_clip's folder, ONNX with a numpy script, a model card
     retrieval         searches: a gallery, questions worth asking, and a session that holds all a witness has said
     viz, widgets      figures; panels to search by talking and drawing
 

@@ -340,7 +340,7 @@ def memory(
     rows = []
     for name in names:
         variants: list[dict[str, Any]] = [{"checkpoint_activations": on} for on in (False, True)]
-        if name == "diana" and preset == "paper":
+        if preset == "paper":
             variants += [variant | {"lora": 16} for variant in variants]
         for settings in variants:
             with Unfilled():

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from reidlib import paths
+from reidlib.backbones.adapters import merge_adapters
 from reidlib.backbones.clip import write_folder
 from reidlib.errors import ConfigError, ReidError
 from reidlib.methods.base import Method
@@ -33,7 +34,8 @@ def export(name: str, folder: Path, licence: str = "") -> list[str]:
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} should be a new or an empty folder.")
-    model = load_model(name)
+    model = merge_adapters(load_model(name))
+    model.config = model.config.replace(lora=0)
     folder.mkdir(parents=True, exist_ok=True)
     save_model(model, folder / OWN_FILE)
     told = [f"{OWN_FILE}: load_model({str(folder)!r}) reads it."]
@@ -75,7 +77,7 @@ def publish(folder: Path, repository: str, private: bool = True, api: Any = None
 def one_clip(model: Method) -> bool:
     """Whether the embeddings of a method are those of its CLIP and nothing more."""
     clip = getattr(model, "clip", None)
-    if clip is None or clip.config is None or getattr(model.config, "lora", 0):
+    if clip is None or clip.config is None or model.config.lora:
         return False
     own = {name for name, _ in model.named_children()} == {"clip"} and not hasattr(model, "bert")
     return own or (model.name == "cffa" and not model.config.local_dim)

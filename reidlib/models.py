@@ -310,6 +310,7 @@ def _activation(clip: Any) -> str:
 
 
 def _shared_name(key: str) -> str:
+    key = key.replace(".base_layer.", ".")  # a layer beneath its adapter
     return key.removeprefix("towers.") if key.startswith("towers.clip.") else key
 
 

@@ -350,16 +350,6 @@ def _fetch(kind: Any, name: str, known: Sequence[str] = (), **options: Any) -> A
         ) from error
 
 
-def add_adapters(language: nn.Module, rank: int) -> None:
-    """Freezes the model and adds low-rank adapters, alpha = 2 rank, to all its linear layers, in place."""
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise ReidError("Low-rank adapters need the package peft: pip install 'reidlib[lora]'.") from error
-    names = {name.rsplit(".", 1)[-1] for name, module in language.named_modules() if isinstance(module, nn.Linear)}
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=sorted(names)), language)
-
-
 def _occurrences(ids: Tensor, sequence: Tensor) -> Tensor:
     """True where `sequence` begins, (B, L)."""
     return (pad(ids, (0, len(sequence) - 1), value=-1).unfold(1, len(sequence), 1) == sequence).all(dim=-1)

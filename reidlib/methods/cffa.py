@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
+from reidlib.backbones.adapters import add_adapters
 from reidlib.backbones.attention import attend
 from reidlib.backbones.clip import CLIP, augment_tokens, create_clip, mask_tokens, trim
 from reidlib.config import Config
@@ -297,6 +298,7 @@ class CFFA(Method):
         for block in self.clip.model.transformer.resblocks:
             block.attn.dropout = config.text_dropout
         self.clip.logit_scale.requires_grad_(False)  # the temperature is tau
+        add_adapters(self.clip.model, config.lora)
         self.head = Head(config, self.clip.embed_dim, self.clip.context_length, self.clip.vocab_size, num_classes)
 
     def tokenize(self, texts: list[str]) -> Tensor:

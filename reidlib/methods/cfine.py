@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, pad
 
+from reidlib.backbones.adapters import add_adapters
 from reidlib.backbones.attention import attend
 from reidlib.backbones.bert import TextEncoder, create_text_encoder
 from reidlib.backbones.clip import CLIP, Tokens, create_clip
@@ -316,6 +317,9 @@ class CFine(Method):
             self.bert = OwnWords(clip, config.text_length)
         else:
             self.bert = bert or create_text_encoder(config.text_encoder, config.text_length, clip.image_width)
+        add_adapters(self.clip.model, config.lora)
+        if not self.project:
+            add_adapters(self.bert.model, config.lora)
         width = clip.embed_dim if self.project else clip.image_width
         if width != self.bert.width:
             raise ConfigError(

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from reidlib.backbones import CLIP, create_clip
+from reidlib.backbones.adapters import add_adapters
 from reidlib.config import Config
 from reidlib.devices import gather
 from reidlib.errors import ConfigError
@@ -78,6 +79,7 @@ class Clip(Method):
         self.config = config
         self.clip = clip or create_clip(config.backbone, config.image_size, config.positions)
         self.clip.logit_scale.requires_grad_(not config.temperature)
+        add_adapters(self.clip.model, config.lora)
         self.reads = self.trains_on = tuple(part for part in ("text", "sketch") if part in config.views)
 
     def tokenize(self, texts: list[str]) -> Tensor:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, pad
 
+from reidlib.backbones.adapters import add_adapters
 from reidlib.backbones.clip import create_clip
-from reidlib.backbones.swin_llama import TransformerTowers, add_adapters
+from reidlib.backbones.swin_llama import TransformerTowers
 from reidlib.backbones.turns import ClipTowers
 from reidlib.config import Config
 from reidlib.data.augment import CHATPEDES, MALS
@@ -41,7 +42,6 @@ class DianaConfig(Config):
     mean: tuple[float, float, float] = CLIP_STATISTICS[0]
     std: tuple[float, float, float] = CLIP_STATISTICS[1]
     drop_path: float = 0.0  # of every Swin v2 block
-    lora: int = 0  # rank of adapters in the language model, which is then frozen; 0: it is trained whole
     embed_dim: int = 128  # of the shared space; towers="clip" takes that of the CLIP
     num_queries: int = 16  # attributes
     refiner_layers: int = 2
@@ -240,9 +240,8 @@ class DiaNA(Method):
         self.config = config
         self.trains_on = (config.learn_from,)
         self.towers = towers or create_towers(config)
-        if config.lora:
-            add_adapters(self.towers.language, config.lora)
         clip = isinstance(self.towers, ClipTowers)
+        add_adapters(self.towers.clip.model if clip else self.towers.language, config.lora)  # Swin is trained whole
         width = self.towers.image_width if clip else config.embed_dim
         self.vision_projection = nn.Linear(self.towers.image_width, width)
         self.text_projection = nn.Linear(self.towers.text_width, width)
@@ -430,5 +429,3 @@ def _check(config: DianaConfig) -> None:
         raise ConfigError(
             f"mode {config.mode!r} is an inner product only with reduction 'avg'; got {config.reduction!r}."
         )
-    if config.lora and config.towers == "clip":
-        raise ConfigError("lora adapts a language model; it needs towers='transformers'.")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from reidlib.backbones.adapters import add_adapters, merge_adapters
 from reidlib.backbones.clip import CLIP, PAD, create_clip, trim
 from reidlib.config import Config, nearest
 from reidlib.data.augment import IMAGENET
@@ -145,6 +146,7 @@ class _SketchAndWords(Method):
         for name, module in self.clip.model.named_modules():
             if isinstance(module, nn.MultiheadAttention) and not name.startswith("visual."):
                 module.dropout = config.text_dropout
+        add_adapters(self.clip.model, config.lora)
 
     def tokenize(self, texts: list[str]) -> Tensor:
         return self.clip.tokenize([clean_caption(text) for text in texts] if self.config.clean_captions else texts)
@@ -224,7 +226,7 @@ class InteractReIDInvert(_SketchAndWords):
         """Stage 2 on a copy of a stage-1 model; CheckpointError for a model of another method."""
         if not isinstance(adapted, InteractReIDAdapt):
             raise CheckpointError(f"Stage 2 starts from a model of interactreid-1 and got one of {adapted.name}.")
-        return cls(config, clip=adapted.clip)
+        return cls(config, clip=merge_adapters(copy.deepcopy(adapted.clip)))
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         photos, sketches = self._pictures(batch)

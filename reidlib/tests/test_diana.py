@@ -358,7 +358,6 @@ def test_towers_read_from_a_folder(tmp_path):
         ({"mode": "both"}, "mode is 'both'"),
         ({"mode": "local", "refined_weight": 0.0}, "refined_weight above 0"),
         ({"mode": "all", "reduction": "max"}, "reduction 'avg'"),
-        ({"towers": "clip", "lora": 4}, "lora adapts a language model"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(fields: dict, told: str):

@@ -1,5 +1,5 @@
-"""One architecture of each family of open_clip: our embeddings are those of open_clip's own pipeline, from a PIL picture
-and a string on, with random weights at the native size."""
+"""One architecture of each family of open_clip: our embeddings are those of its own pipeline, from a PIL picture and a
+string on, with random weights at the native size."""
 
 import json
 
