@@ -31,11 +31,6 @@ def serialise(dialogue: Dialogue, system: str = "") -> str:
     return "\n\n".join(part for part in (system, "\n".join(turns)) if part).rstrip()
 
 
-def answers(dialogue: Dialogue) -> str:
-    """All that the witness said, as one text: what a model that takes captions can be given of a dialogue."""
-    return " ".join(_one_line(answer) for _, answer in dialogue)
-
-
 def caption_turn(caption: str, questions: Sequence[str] = CAPTION_QUESTIONS) -> list[tuple[str, str]]:
     """A caption as the answer to one of `questions`, the same one each time for the same caption."""
     return [(questions[zlib.crc32(caption.encode()) % len(questions)], caption)]

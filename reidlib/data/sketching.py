@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -12,6 +13,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from reidlib.data.images import open_image
+from reidlib.data.table import told
 from reidlib.errors import DataError
 from reidlib.paths import inside, written_whole
 from reidlib.progress import tqdm
@@ -27,7 +29,7 @@ def make_sketches(
 
     A sketch depends on its photo, path and `seed` alone. What exists already is kept, so a run that was killed goes on
     where it stopped; files appear whole or not at all. workers: processes, 0 for one a core. Raises DataError for a
-    path outside the first of `folders`, and, after all others are drawn, for photos that cannot be read.
+    path outside the first of `folders`; photos that cannot be read are left out with one warning.
     """
     made = [sketch_path(path, folders) for path in paths]
     todo = [pair for pair in dict.fromkeys(zip(paths, made, strict=True)) if not inside(root, pair[1]).exists()]
@@ -35,17 +37,18 @@ def make_sketches(
     draw = partial(_draw_file, Path(root), seed)
     if workers > 1:
         with ProcessPoolExecutor(workers) as pool:
-            broken = _watch(pool.map(draw, todo, chunksize=16), len(todo))
+            errors = _watch(pool.map(draw, todo, chunksize=16), len(todo))
     else:
-        broken = _watch(map(draw, todo), len(todo))
-    if broken:
-        raise DataError(f"{len(broken):,} of {len(todo):,} photos could not be drawn; the first: {broken[0]}")
-    return made
+        errors = _watch(map(draw, todo), len(todo))
+    if broken := {path: error for (_, path), error in zip(todo, errors, strict=True) if error}:
+        sentences = told(broken.values())
+        warnings.warn(f"Photos that cannot be read and get no sketch: {len(broken):,}. {sentences}", stacklevel=2)
+    return [path for path in made if path not in broken]
 
 
 def _watch(results: Iterable[str], total: int) -> list[str]:
-    """Follows the drawing with a progress bar and collects what went wrong."""
-    return [error for error in tqdm(results, total=total, desc="drawing", leave=False, disable=None) if error]
+    """Follows the drawing with a progress bar; what went wrong with each photo, or ""."""
+    return list(tqdm(results, total=total, desc="drawing", leave=False, disable=None))
 
 
 def sketch_path(path: str, folders: tuple[str, str] = (PHOTOS, SKETCHES)) -> str:

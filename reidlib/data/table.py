@@ -111,11 +111,11 @@ class PersonData:
         kept = self.table[~self.table["image"].isin(faults.keys())].reset_index(drop=True)
         if kept.empty:
             raise DataError(
-                f"None of the {len(self.table):,} pictures of {self.name} can be read: {self._told(faults)}"
+                f"None of the {len(self.table):,} pictures of {self.name} can be read: {told(faults.values())}"
             )
         kept["sketch"] = [[path for path in paths if path not in faults] for paths in kept["sketch"]]
         warnings.warn(
-            f"Pictures of {self.name} that cannot be read and are left out: {len(faults):,}. {self._told(faults)}",
+            f"Pictures of {self.name} that cannot be read and are left out: {len(faults):,}. {told(faults.values())}",
             stacklevel=3,
         )
         self.table = kept
@@ -124,11 +124,6 @@ class PersonData:
             columns = [None if column is None else [column[n] for n in whole] for column in asked]
             self.protocol[name] = Asked(*columns)
         self.faults += faults.values()
-
-    @staticmethod
-    def _told(faults: Mapping[str, str]) -> str:
-        told = list(faults.values())
-        return " ".join(told[:TOLD]) + (f" ... (`reid check` names all {len(told):,})" if len(told) > TOLD else "")
 
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits of the whole table: another record, split or word gives another fingerprint."""
@@ -202,6 +197,12 @@ def absent(root: Path, paths: Iterable[str]) -> list[str]:
         if name not in listed[folder]:
             missing.append(path)
     return missing
+
+
+def told(faults: Iterable[str]) -> str:
+    """The first ten of many sentences."""
+    faults = list(faults)
+    return " ".join(faults[:TOLD]) + (f" ... (`reid check` names all {len(faults):,})" if len(faults) > TOLD else "")
 
 
 def some(items: Iterable) -> str:

@@ -78,10 +78,6 @@ def test_layout():
     assert d.serialise(TALK[:1]).startswith("ASSISTANT: What")
 
 
-def test_answers():
-    assert d.answers(TALK) == "A red coat. no White ones, with a stripe!"
-
-
 def test_a_caption_gets_one_of_the_questions_always_the_same():
     questions = {d.caption_turn(f"caption {i}")[0][0] for i in range(100)}
     assert questions == set(d.CAPTION_QUESTIONS)
