@@ -10,7 +10,7 @@ from reidlib.config import Config
 from reidlib.data import load
 from reidlib.data.augment import CLIP
 from reidlib.data.batches import PER_PERSON, TrainBatches, data_pixels
-from reidlib.data.images import Preprocess
+from reidlib.data.images import Pixels, Preprocess
 from reidlib.errors import ConfigError, DataError
 
 SIZE = (32, 16)
@@ -142,3 +142,11 @@ def test_batches_travel_to_other_processes(toy):
     for here, far in zip(train.epoch(0), there.epoch(0), strict=True):
         assert all(torch.equal(here[name], far[name]) for name in here)
     assert there.fingerprint == toy[0].fingerprint()
+
+
+def test_loader_processes_decode_where_nothing_is_cached(toy):
+    data, pixels = toy
+    fresh = Pixels(data.root, pixels.paths, SIZE, cached=False)
+    cached, decoded = served(toy, "text"), served((data, fresh), "text", workers=2)
+    for one, other in zip(cached.epoch(0), decoded.epoch(0), strict=True):
+        assert torch.equal(one["images"], other["images"]) and torch.equal(one["text"], other["text"])
