@@ -39,8 +39,6 @@ class Run:
         """config.json: settings, versions, commit and a fingerprint of the data, all that makes the run repeatable."""
         if config is not None and "preset" in more:
             self.about = {"preset": more["preset"], "settings": config.changes(more["preset"])}
-        if config is not None and "preset" in more:
-            self.about = {"preset": more["preset"], "settings": config.changes(more["preset"])}
         self.description = {
             "run": self.name,
             "dataset": data.name,

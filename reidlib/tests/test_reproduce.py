@@ -115,8 +115,10 @@ def test_other_conditions_are_told(tmp_path):
 
 
 def test_metrics_say_on_which_models_they_are_built(tmp_path, monkeypatch):
+    built_on = {}
     monkeypatch.setenv("REIDLIB_OUTPUTS", str(tmp_path))
-    monkeypatch.setattr(runs, "_loaded", {})
+    for module in (models, runs):
+        monkeypatch.setattr(module, "loaded", built_on)
     config = ClipConfig.preset("toy", backbone="toy-random")
     for run in ("02_clip/text", "13_mine/stage1", ".again/02_clip"):
         state = {"method": "clip", "config": config.as_dict(), "num_classes": 0}

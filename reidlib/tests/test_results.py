@@ -53,13 +53,13 @@ def test_runs_with_other_settings_stay_apart(tmp_path):
 def test_a_run_says_its_preset_and_settings(tmp_path, monkeypatch, toy_root):
     monkeypatch.setenv("REIDLIB_OUTPUTS", str(tmp_path))
     data = load("toy", toy_root)
-    for name, settings in (("plain", {"seed": 3, "workers": 1}), ("short", {"epochs": 2, "lr": 1e-3})):
+    for name, settings in (("plain", {"seed": 3, "workers": 1}), ("short", {"epochs": 31, "lr": 7e-3})):
         run = Run(name)
         run.describe(data, ClipConfig.preset("toy", **settings), preset="toy")
         found = Ranks(np.array([1, 2]), np.array([1.0, 0.5]), np.array([1.0, 0.5]))
         run.add([row(50.0)], {"t2i": found}, method="clip", label="CLIP", dataset="toy", seed=0)
-    assert find_results(tmp_path)["settings"].tolist() == ["", "epochs=2, lr=0.001"]
-    assert set(per_query(tmp_path, "toy")) == {("CLIP", "t2i"), ("CLIP (epochs=2, lr=0.001)", "t2i")}
+    assert find_results(tmp_path)["settings"].tolist() == ["", "epochs=31, lr=0.007"]
+    assert set(per_query(tmp_path, "toy")) == {("CLIP", "t2i"), ("CLIP (epochs=31, lr=0.007)", "t2i")}
 
 
 def test_formulas_are_text_in_csv(tmp_path):
