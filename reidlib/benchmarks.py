@@ -5,6 +5,7 @@ Models have random weights, so nothing is fetched; time and memory do not depend
 """
 
 import itertools
+import logging
 import os
 import platform
 import time
@@ -12,6 +13,7 @@ import warnings
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -590,6 +592,91 @@ def one_by_one(model: Method) -> v2.Transform:
     ])  # fmt: skip
 
 
+# -- towers that left the workbook
+
+
+def onnx_towers(
+    data: PersonData | None, preset: str = "toy", model: Method | None = None, repeats: int = 30
+) -> list[dict]:
+    """A CLIP's two towers on the CPU in torch, in ONNX, and in ONNX with int8 matrices: a row each.
+
+    Milliseconds a picture and a query (the median, one at a time, taking turns), the files' size in MB, and with `data`
+    what is found of its test captions. model: by default the toy CLIP as it comes, for "paper" a ViT-B/16 of random
+    weights. int8 takes the weights of matrix products in 8 bits, and quantises what they are multiplied with as it
+    comes. Needs the extra `onnx`.
+    """
+    from reidlib.evaluation import Encoder, evaluate, tasks
+    from reidlib.models import load_model
+
+    if model is None:
+        model = load_model("toy") if preset == "toy" else build("clip", preset)
+    model = model.eval()
+    with TemporaryDirectory() as folder, torch.inference_mode():
+        ways: dict[str, Method] = {"torch": model} | _in_onnx(model, Path(folder))
+        picture, query = torch.rand(1, 3, *model.image_size), model.tokenize([CAPTION])
+        rows = []
+        pictures = alternate({name: partial(way.embed_image, picture) for name, way in ways.items()}, repeats)
+        queries = alternate({name: partial(way.embed_text, query) for name, way in ways.items()}, repeats)
+        for name, way in ways.items():
+            row = {"towers": name, "ms_picture": 1e3 * median(pictures[name])}
+            row |= {"ms_query": 1e3 * median(queries[name]), "mb": way.megabytes if name != "torch" else None}
+            if data is not None:
+                found = evaluate(Encoder(way, data_pixels(data, model.preprocess)), tasks(data, "test", ["text"]))[0][0]
+                row |= {metric: found[metric] for metric in ("R@1", "mAP")}
+            rows.append(row)
+    return rows
+
+
+def _in_onnx(model: Method, folder: Path) -> dict[str, "OnnxTowers"]:
+    from onnxruntime.quantization import quantize_dynamic
+
+    from reidlib.export import write_onnx
+
+    write_onnx(model, folder)
+    (folder / "int8").mkdir()
+    for part in ("image", "text"):
+        logging.disable(logging.WARNING)  # it advises a preparation that torch's exporter has done
+        whole, small = folder / f"{part}.onnx", folder / "int8" / f"{part}.onnx"
+        quantize_dynamic(whole, small, op_types_to_quantize=["MatMul", "Gemm"])
+        logging.disable(logging.NOTSET)
+    return {"onnx": OnnxTowers(model, folder), "onnx int8": OnnxTowers(model, folder / "int8")}
+
+
+class OnnxTowers(Method):
+    """The towers in a folder of `export.write_onnx`, in the place of the model that they came from."""
+
+    name = "onnx"
+    reads = ("text",)
+
+    def __init__(self, model: Method, folder: Path):
+        import onnxruntime
+
+        super().__init__()
+        self.config, self.tokenize, self._own_pictures = model.config, model.tokenize, model.preprocess
+        self.here = nn.Parameter(torch.empty(0))  # which says that it computes on the CPU
+        files = {part: folder / f"{part}.onnx" for part in ("image", "text")}
+        self.megabytes = sum(file.stat().st_size for file in files.values()) / 1e6
+        self.sessions = {part: onnxruntime.InferenceSession(file) for part, file in files.items()}
+
+    @property
+    def preprocess(self):
+        return self._own_pictures
+
+    @property
+    def mean(self):
+        return self._own_pictures.mean
+
+    @property
+    def std(self):
+        return self._own_pictures.std
+
+    def embed_image(self, images: Tensor) -> Tensor:
+        return torch.from_numpy(self.sessions["image"].run(None, {"pixels": images.numpy()})[0])
+
+    def embed_text(self, ids: Tensor) -> Tensor:
+        return torch.from_numpy(self.sessions["text"].run(None, {"ids": ids.numpy()})[0])
+
+
 # What `reid benchmark` measures, each by its name and for a preset.
 MEASUREMENTS: dict[str, Callable[[str], list[dict]]] = {
     "steps": steps,
@@ -599,4 +686,5 @@ MEASUREMENTS: dict[str, Callable[[str], list[dict]]] = {
     "evaluation": lambda preset: evaluation(),
     "search": lambda preset: searches(),
     "pictures": lambda preset: pictures(load("toy"), preset),
+    "onnx": lambda preset: onnx_towers(load("toy") if preset == "toy" else None, preset),
 }

@@ -218,3 +218,10 @@ def test_the_command_writes_its_rows_and_prints_a_table(tmp_path, monkeypatch, c
     assert "method preset" in capsys.readouterr().out
     assert cli.main(["benchmark", "stepz"]) == 2
     assert "stepz" in capsys.readouterr().err
+
+
+def test_towers_in_onnx_find_the_same_people(toy_root):
+    rows = benchmarks.onnx_towers(load("toy", toy_root), repeats=2)
+    assert [row["towers"] for row in rows] == ["torch", "onnx", "onnx int8"]
+    assert rows[1]["R@1"] == rows[0]["R@1"] and rows[2]["R@1"] == pytest.approx(rows[0]["R@1"], abs=5)
+    assert rows[2]["mb"] < rows[1]["mb"] and all(row["ms_query"] > 0 and row["ms_picture"] > 0 for row in rows)
