@@ -76,6 +76,12 @@ def test_every_command_is_told_of():
     assert set(COMMANDS) <= told
 
 
+def test_every_extra_is_told_of():
+    extras = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    told = (CHECKOUT / "docs" / "running.md").read_text(encoding="utf-8")
+    assert set(extras) == set(re.findall(r"^\| `(\w+)` \|", told, re.MULTILINE))
+
+
 def test_python_in_prose_is_python():
     for file, text in texts():
         for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
