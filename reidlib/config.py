@@ -27,6 +27,7 @@ class Config:
     backbone: str = "toy"  # a CLIP by name: "toy", "ARCH:TAG", "ARCH:/file", a folder, "hf-hub:..."; see create_clip
     positions: str = "bicubic"  # how its grid of positions is interpolated to image_size, or "bilinear"
     image_size: tuple[int, int] = (128, 64)  # height, width
+    interpolation: str = ""  # how pictures are resized to it, "bicubic" or "bilinear"; empty: as the backbone has it
     lora: int = 0  # rank of low-rank adapters in the towers, whose own weights are then frozen; 0: trained whole
     augment: str = "irra"
     back_translation: float = 0.0  # how often a caption is replaced by its back-translation, where there is one

@@ -184,6 +184,18 @@ def paired_test(a: np.ndarray, b: np.ndarray, draws: int = 10_000, seed: int = 0
     return float((1 + (np.concatenate(flipped) >= abs(difference.sum()) - 1e-12).sum()) / (draws + 1))
 
 
+def versus(ours: Ranks, theirs: Ranks) -> str:
+    """Two ways of searching on the same queries as words of a sentence: "mAP 41.2 against 38.0 (p = 0.004)".
+
+    p as in `paired_test`; where it is 0.05 or more, the words say that chance explains the difference, too.
+    """
+    valid = ours.answerable & theirs.answerable
+    a, b = (100 * ranks.average_precision[valid] for ranks in (ours, theirs))
+    p = paired_test(a, b)
+    certain = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    return f"mAP {a.mean():.1f} against {b.mean():.1f} ({certain}{', which chance explains, too' if p >= 0.05 else ''})"
+
+
 def _shares(draws: int, n_queries: int) -> list[int]:
     """`draws` in shares of about `DRAWN` random numbers: all at once they take 0.16 MB a query."""
     share = max(1, DRAWN // n_queries)

@@ -54,7 +54,8 @@ class Method(nn.Module):
     @property
     def preprocess(self) -> Preprocess:
         """How it takes pictures, all that is needed to prepare one."""
-        return replace(self._own, size=tuple(self.image_size), mean=tuple(self.mean), std=tuple(self.std))
+        own = replace(self._own, size=tuple(self.image_size), mean=tuple(self.mean), std=tuple(self.std))
+        return replace(own, interpolation=getattr(self.config, "interpolation", "") or own.interpolation)
 
     @property
     def _own(self) -> Preprocess:

@@ -66,6 +66,7 @@ class CFFAConfig(Config):
         return cls(
             backbone="ViT-B-16-quickgelu:openai",
             image_size=(384, 128),
+            interpolation="bilinear",
             positions="bilinear",  # as the official code; antialiased bicubic is open_clip's
             augment="irra",
             local_dim=1024,

@@ -33,6 +33,7 @@ class ClipConfig(Config):
             backbone="ViT-B-16-quickgelu:openai",
             loss="itc",
             image_size=(384, 128),
+            interpolation="bilinear",
             positions="bilinear",  # as the official code; antialiased bicubic is open_clip's
             epochs=60,
             batch_size=64,

@@ -144,6 +144,7 @@ def _paper() -> dict[str, Any]:
         "image_tower": "microsoft/swinv2-base-patch4-window12-192-22k",
         "text_tower": "meta-llama/Llama-3.2-1B",
         "image_size": (384, 192),
+        "interpolation": "bilinear",
         "drop_path": 0.2,
         "embed_dim": 768,
         "mask_roles": True,

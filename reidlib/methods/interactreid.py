@@ -47,6 +47,7 @@ class AdaptConfig(Config):
         return cls(
             backbone="ViT-B-16-quickgelu:openai",
             image_size=(224, 224),
+            interpolation="bilinear",
             epochs=5,
             batch_size=240,
             lr=1e-4,
@@ -98,6 +99,7 @@ class InvertConfig(Config):
         return cls(
             backbone="ViT-B-16-quickgelu:openai",
             image_size=(224, 224),
+            interpolation="bilinear",
             epochs=20,
             batch_size=32,
             lr=1e-5,

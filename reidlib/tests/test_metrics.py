@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score
 
 from reidlib.errors import ReidError
 from reidlib.evaluation import metrics
-from reidlib.evaluation.metrics import bootstrap_interval, paired_test, rank, top_k
+from reidlib.evaluation.metrics import Ranks, bootstrap_interval, paired_test, rank, top_k, versus
 
 
 def scored(rows):
@@ -113,6 +113,14 @@ def test_draws_are_the_same_in_shares(monkeypatch):
     at_once = bootstrap_interval(a), paired_test(a, b)
     monkeypatch.setattr(metrics, "DRAWN", 70)
     assert bootstrap_interval(a) == pytest.approx(at_once[0]) and paired_test(a, b) == at_once[1]
+
+
+def test_two_ways_of_searching_in_words():
+    precision = np.random.default_rng(0).random(300) / 2
+    ranks = {gain: Ranks(np.ones(300), precision + gain, precision) for gain in (0.0, 0.3)}
+    ranks[0.0].first[0] = 0  # a query without a right picture counts for neither
+    assert versus(ranks[0.3], ranks[0.0]).endswith("(p < 0.001)")
+    assert versus(ranks[0.0], ranks[0.0]).endswith("(p = 1.000, which chance explains, too)")
 
 
 def test_bootstrap_and_paired_test():
