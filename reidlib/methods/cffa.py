@@ -305,6 +305,9 @@ class CFFA(Method):
     def tokenize(self, texts: list[str]) -> Tensor:
         return self.clip.tokenize(texts)
 
+    def count_tokens(self, text: str) -> tuple[int, int]:
+        return self.clip.count_tokens(text)
+
     def embed_image(self, images: Tensor) -> Tensor:
         return self.head.embedding(self.head.image(*self._image_tokens(images)))
 

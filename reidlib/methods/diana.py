@@ -1,6 +1,7 @@
 """DiaNA: search by conversation; learned queries draw the same attributes out of pictures and dialogues (CVPR 2025)."""
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -264,6 +265,13 @@ class DiaNA(Method):
 
     def tokenize_turns(self, dialogues: list[Dialogue]) -> Tensor:
         return self.towers.tokenize(dialogues)
+
+    def count_tokens(self, text: str) -> tuple[int, int]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a cut is what is counted here
+            used = self.tokenize([text]).shape[1]
+        limit = self.towers.max_length
+        return used + (used == limit), limit
 
     def embed_image(self, images: Tensor) -> Tensor:
         return self._vector(self.encode_image(images, refine=self.config.mode != "global"))

@@ -234,6 +234,14 @@ def test_rows_of_similar_length_are_encoded_together(towers: str, monkeypatch):
     torch.testing.assert_close(grouped.dense[real], whole.dense[real], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("towers", ["clip", "transformers"])
+def test_tokens_are_counted_against_the_models_own_limit(towers: str):
+    model = build(towers, max_length=40)
+    used, limit = model.count_tokens("a man in a red coat")
+    assert limit == 40 and used == model.tokenize(["a man in a red coat"]).shape[1] < 40
+    assert model.count_tokens("red " * 80) == (41, 40)
+
+
 def test_without_the_refiner():
     model = build(refined_weight=0.0)
     assert set(model.losses(batch(model))) == {"itc", "sdm"} and model.refiner is None
