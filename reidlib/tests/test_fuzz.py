@@ -247,7 +247,7 @@ def test_any_data_set_and_root_is_read_or_refused(tmp_path, name, root):
 
 @pytest.mark.parametrize("text", SAMPLES)
 def test_the_command_says_it_in_one_line(notebook, text, capsys, monkeypatch):
-    monkeypatch.setattr(runner, "execute", lambda run: 0.0)
+    monkeypatch.setattr(runner, "execute", lambda run, later=0.0: 0.0)
     for arguments in (["run", "2", "-p", "seed", text], ["run", "2", f"--run={text}"], ["reproduce", "--", text]):
         try:
             status = main(arguments)
