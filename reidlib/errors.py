@@ -33,10 +33,10 @@ class CheckpointError(ReidError):
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """What to say of a name that is not known: `did you mean 'x'?`, or `known are a, b, c` where nothing is like it."""
+    """What to say of a name that is not known: `the nearest is 'x'`, or `known are a, b, c` where none is like it."""
     known = list(known)
     close = [choice for choice in known if len(str(name)) > 2 and str(name) in choice]
     close += difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     if not close:
         return f"known are {', '.join(sorted(known))}" if known else "there are none"
-    return f"did you mean {close[0]!r}?"
+    return f"the nearest is {close[0]!r}"

@@ -8,12 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from reidlib.config import nearest
 from reidlib.data.folders import read_folder, read_market, read_pku
 from reidlib.data.protocols import read_interactive, read_itcpr, read_luperson, read_orbench
 from reidlib.data.records import TRI_PARTS, parse_json, read_mals, read_records, read_text, read_tri
 from reidlib.data.table import SPLITS, PersonData, Read, absent, counts, told
-from reidlib.errors import ConfigError, DataError
+from reidlib.errors import ConfigError, DataError, nearest
 from reidlib.paths import data_dir
 
 

@@ -85,7 +85,7 @@ def test_an_open_clip_model_by_name_at_a_rectangular_size():
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ConfigError, match="did you mean 'ViT-B-16'"):
+    with pytest.raises(ConfigError, match="the nearest is 'ViT-B-16'"):
         create_clip("ViTB16")
     with pytest.raises(ConfigError, match="has no weights 'opanai'"):
         create_clip("ViT-B-16:opanai")

@@ -17,7 +17,7 @@ def test_override():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"epoch": 3}, "did you mean 'epochs'"),
+        ({"epoch": 3}, "the nearest is 'epochs'"),
         ({"epochs": "three"}, "ClipConfig.epochs should be int and got 'three'"),
         ({"epochs": True}, "epochs should be int"),
         ({"image_size": (1, 2, 3)}, "image_size"),

@@ -306,7 +306,7 @@ def test_a_query_of_sketch_and_text_is_composed(stage2):
 
 
 def test_unknown_composition_is_refused():
-    with pytest.raises(ConfigError, match="did you mean 'pseudo-word'"):
+    with pytest.raises(ConfigError, match="the nearest is 'pseudo-word'"):
         invert(composition="pseudoword")
 
 

@@ -129,7 +129,7 @@ def test_names_that_mean_something(tmp_path):
         ("02_none", "no run and no model '02_none'"),
         ("ViT-S-32-alt", "random weights without a tag"),
         ("ViT-B-32:opanai", "has no weights 'opanai'"),
-        ("ViTB32:openai", "did you mean"),
+        ("ViTB32:openai", "the nearest is"),
         ("", "no model without a name"),
     ],
 )

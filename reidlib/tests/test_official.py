@@ -263,7 +263,7 @@ def test_pictures_of_another_size_and_unknown_kinds_are_refused(tmp_path):
     path = written(tmp_path, "irra", names.irra())
     with pytest.raises(CheckpointError, match="6 patches of 16 pixels"):
         import_official("irra", path)
-    with pytest.raises(ConfigError, match="did you mean 'irra'"):
+    with pytest.raises(ConfigError, match="the nearest is 'irra'"):
         import_official("ira", path)
     with pytest.raises(CheckpointError, match="config.json"):
         import_official("diana", tmp_path)

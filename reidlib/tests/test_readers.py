@@ -267,9 +267,9 @@ def test_a_folder_with_market_names(tmp_path):
 
 
 def test_wrong_arguments_name_the_nearest():
-    with pytest.raises(ConfigError, match="did you mean 'cuhk-pedes'"):
+    with pytest.raises(ConfigError, match="the nearest is 'cuhk-pedes'"):
         load("cuhk-pedas")
-    with pytest.raises(ConfigError, match="did you mean 'toy/icfg-pedes'"):
+    with pytest.raises(ConfigError, match="the nearest is 'toy/icfg-pedes'"):
         load("toy/icfg_pedes")
     with pytest.raises(ConfigError, match="trial"):
         load("cuhk-pedes", trial=2)

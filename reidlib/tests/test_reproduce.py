@@ -65,7 +65,7 @@ def test_what_cannot_be_run_again_is_said(shelf, capsys):
     assert "No run '02_lucki' was finished" in capsys.readouterr().err
     (folder / "executed.ipynb").write_text("{}")
     assert main(["reproduce", "02_lucki"]) == 2
-    assert "did you mean '02_lucky'?" in capsys.readouterr().err
+    assert "the nearest is '02_lucky'" in capsys.readouterr().err
     assert main(["reproduce", "02_lucky"]) == 2
     assert "does not say how it was run" in capsys.readouterr().err
     about = {"reidlib_notebook": "02_lucky", "papermill": {"parameters": {"gone": 1}}}

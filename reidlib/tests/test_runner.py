@@ -71,7 +71,7 @@ def test_select(shelf, names, expected):
 
 
 def test_select_names_the_nearest(shelf):
-    with pytest.raises(ConfigError, match="'clip_base_line'; did you mean '02_clip_baseline'"):
+    with pytest.raises(ConfigError, match="'clip_base_line'; the nearest is '02_clip_baseline'"):
         select(["clip_base_line"])
     for strange in ("7", "99", "nosuch"):
         with pytest.raises(ConfigError, match=f"{strange!r}; known are 00_start_here, 02_clip_baseline,"):
@@ -152,7 +152,7 @@ def test_plan_refuses_an_override_that_is_a_parameter(shelf):
 
 
 def test_plan_refuses_an_unknown_parameter_and_names_the_nearest(shelf):
-    with pytest.raises(ConfigError, match="'datset'; did you mean 'dataset'"):
+    with pytest.raises(ConfigError, match="'datset'; the nearest is 'dataset'"):
         planned(shelf, ["02"], {"datset": "toy"})
     with pytest.raises(ConfigError, match="'epochs'"):
         planned(shelf, ["02", "20"], {"epochs": 1})
@@ -183,12 +183,12 @@ def training(tmp_path):
 @pytest.mark.parametrize(
     ("parameters", "complaint"),
     [
-        ({"dataset": "cukh-pedes"}, "There is no data set 'cukh-pedes'; did you mean 'cuhk-pedes'"),
+        ({"dataset": "cukh-pedes"}, "There is no data set 'cukh-pedes'; the nearest is 'cuhk-pedes'"),
         ({"dataset": "nosuch"}, "There is no data set 'nosuch'; known are"),
         ({"dataset": "folder", "root": "/nowhere"}, "root should be a folder; /nowhere is none"),
         ({"root": __file__}, f"root should be a folder; {__file__} is none"),
         ({"preset": "papper"}, "There is no preset 'papper'"),
-        ({"overrides": {"epoch": 3}}, "ClipConfig has no setting 'epoch'; did you mean 'epochs'"),
+        ({"overrides": {"epoch": 3}}, "ClipConfig has no setting 'epoch'; the nearest is 'epochs'"),
         ({"overrides": {"epochs": "three"}}, "ClipConfig.epochs should be int"),
         ({"max_steps": -5}, "ClipConfig.max_steps should be at least 0 and got -5"),
         ({"epochs": 3}, "No parameter of 02_x is called 'epochs'; it is a setting of the method: "
