@@ -89,7 +89,7 @@ def test_the_command_starts_without_heavy_imports():
     assert not {"torch", "pandas", "papermill", "nbformat"} & set(printed.split())
 
 
-def test_installed_without_a_checkout_it_works_in_the_working_folder(tmp_path):
+def test_installed_without_a_checkout_it_works_in_the_working_folder(tmp_path, toy_root):
     """The wheel in a folder of its own: notebooks come with it, data/ and outputs/ go to where it is called."""
     source, site, here = tmp_path / "source", tmp_path / "site", tmp_path / "here"
     for part in ("reidlib", "notebooks", "docs"):
@@ -98,7 +98,7 @@ def test_installed_without_a_checkout_it_works_in_the_working_folder(tmp_path):
     for file in [*files, "data/README.md", "outputs/README.md"]:
         (source / file).parent.mkdir(exist_ok=True)
         shutil.copy(CHECKOUT / file, source / file)
-    here.mkdir()
+    shutil.copytree(toy_root, here / "data" / "toy", symlinks=True)  # drawn already
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
     quietly = {"check": True, "capture_output": True, "text": True}
     subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, source], **quietly)
