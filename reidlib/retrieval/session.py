@@ -21,7 +21,7 @@ from reidlib.methods.base import Method
 from reidlib.paths import write_json
 from reidlib.query import OPENING, Query, Turn
 from reidlib.retrieval.gallery import Gallery
-from reidlib.retrieval.presence import Presence
+from reidlib.retrieval.presence import SAMPLE, SHOWN, Presence
 from reidlib.retrieval.questions import ANYONE, TELLS_NOTHING, Question, QuestionBank
 
 CANDIDATES = 256
@@ -68,6 +68,7 @@ class QuerySession:
         self.history: list[dict] = []
         self._questions, self._presence = questions, presence
         self._embedded: dict[tuple, torch.Tensor] = {}
+        self._background: torch.Tensor | None = None  # embeddings of some pictures, to see how far the best stand out
 
     # What the user does
 
@@ -259,10 +260,15 @@ class QuerySession:
 
     def presence(self, k: int = 10) -> tuple[float, float] | None:
         """How likely the person is among the first k, and in the gallery at all; None where that is not calibrated."""
-        if self._presence is None or self.embedding() is None:
+        embedding = self.embedding()
+        if self._presence is None or embedding is None:
             return None
-        scores = [score for _, score in self._search(max(k + 1, CANDIDATES))]
-        return self._presence.probabilities(torch.tensor(scores), k, self.query.parts)
+        if self._background is None:
+            self._background = self.gallery.index.vectors(self.gallery.index.sample(SAMPLE))
+        scores = self._background @ embedding
+        best = [score for _, score in self._search(max(k, *SHOWN) + 1)]
+        size = self.gallery.index.count(self.where) if self.where else len(self.gallery)
+        return self._presence.probabilities(best, float(scores.std(correction=0)), size, k)
 
     # Keeping it
 

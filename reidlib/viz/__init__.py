@@ -1,7 +1,15 @@
 """The figures of the workbook: one call, one matplotlib Figure that is understood without the code."""
 
 from reidlib.viz.attention import attention_on_picture, patches_and_words, selected_patches, words
-from reidlib.viz.curves import forest, hardest_attributes, recall_curves, round_curves, schedule_curve, training_curves
+from reidlib.viz.curves import (
+    forest,
+    hardest_attributes,
+    recall_curves,
+    reliability_curves,
+    round_curves,
+    schedule_curve,
+    training_curves,
+)
 from reidlib.viz.forces import loss_forces
 from reidlib.viz.maps import embedding_map
 from reidlib.viz.rankings import (
@@ -27,6 +35,7 @@ __all__ = [
     "ranked_list",
     "ranked_lists",
     "recall_curves",
+    "reliability_curves",
     "round_curves",
     "schedule_curve",
     "selected_patches",

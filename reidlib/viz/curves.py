@@ -48,6 +48,25 @@ def training_curves(rows: Sequence[Mapping], title: str = "", measured_on: str =
     return sheet
 
 
+@figure
+def reliability_curves(curves: Mapping[str, Sequence[tuple[float, float, int]]], title: str = "") -> Figure:
+    """Label -> (mean probability, share that was true, number) of bins, as `retrieval.presence.reliability` makes them.
+
+    A point on the diagonal keeps its promise; larger points are more searches.
+    """
+    sheet, axes = plt.subplots(figsize=(4.6, 4.2), layout="constrained")
+    axes.plot([0, 1], [0, 1], color="#999999", linestyle=":", label="what is said holds")
+    curves, title = _first_few(curves, title)
+    for number, (label, bins) in enumerate(curves.items()):
+        likely, true, count = map(np.array, zip(*bins, strict=True))
+        line = axes.plot(likely, true, **_look(number) | {"marker": None}, label=label)[0]
+        axes.scatter(likely, true, s=10 + 90 * count / count.max(), marker=MARKERS[number % 8], color=line.get_color())
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="probability said", ylabel="share of searches in which it was so")
+    axes.set_title(title)
+    axes.legend()
+    return sheet
+
+
 def _first_few(curves: Mapping, title: str) -> tuple[Mapping, str]:
     """More lines than `MOST` cannot be followed; the title says how many there are."""
     if len(curves) <= MOST:
