@@ -177,7 +177,7 @@ def _plan_one(notebook: Notebook, parameters: dict[str, object], name: str | Non
     for key in values.keys() & set(PATHS):
         drawn = key == "root" and toy and not Path(values[key]).exists()  # the toy world is made there
         if values[key] and not Path(values[key]).is_dir() and not drawn:
-            raise ConfigError(f"{key} should be a folder; {values[key]} is none.")
+            raise ConfigError(f"{key} should name a folder; there is none at {values[key]}.")
     settings = {key: values[key] for key in ("preset", "max_steps", "overrides") if key in values}
     if settings and (config := notebook.config()):
         preset, overrides = settings.pop("preset", notebook.parameters["preset"]), settings.pop("overrides", {})

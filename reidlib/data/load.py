@@ -180,6 +180,8 @@ def _toy_world(root: Path | str | None) -> Path:
     from reidlib.toyworld import make
 
     world = data_dir() / "toy" if root is None else Path(root)
+    if world.exists() and not world.is_dir():
+        raise DataError(f"{world} is a file; expected a folder that holds the toy world, or a name for one.")
     if root is None or not world.is_dir():  # a world that the caller made, of another size perhaps, is read as it is
         make(world)
     return world

@@ -126,6 +126,14 @@ def test_check_prints_what_was_found_and_the_report(monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines() == ["cuhk-pedes at here", "two files are missing"]
 
 
+def test_a_toy_world_that_is_a_file_is_one_sentence(tmp_path, capsys):
+    (tmp_path / "afile").touch()
+    assert main(["check", "toy", "--root", str(tmp_path / "afile")]) == 2
+    assert capsys.readouterr().err.endswith(
+        "afile is a file; expected a folder that holds the toy world, or a name for one.\n"
+    )
+
+
 def test_a_mistake_in_the_data_is_one_sentence(monkeypatch, capsys):
     def load(name, root):
         raise DataError("reid_raw.json, record 3: no id.")

@@ -185,8 +185,8 @@ def training(tmp_path):
     [
         ({"dataset": "cukh-pedes"}, "There is no data set 'cukh-pedes'; the nearest is 'cuhk-pedes'"),
         ({"dataset": "nosuch"}, "There is no data set 'nosuch'; known are"),
-        ({"dataset": "folder", "root": "/nowhere"}, "root should be a folder; /nowhere is none"),
-        ({"root": __file__}, f"root should be a folder; {__file__} is none"),
+        ({"dataset": "folder", "root": "/nowhere"}, "root should name a folder; there is none at /nowhere"),
+        ({"root": __file__}, f"root should name a folder; there is none at {__file__}"),
         ({"preset": "papper"}, "There is no preset 'papper'"),
         ({"overrides": {"epoch": 3}}, "ClipConfig has no setting 'epoch'; the nearest is 'epochs'"),
         ({"overrides": {"epochs": "three"}}, "ClipConfig.epochs should be int"),
