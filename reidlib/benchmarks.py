@@ -561,7 +561,7 @@ def pictures(data: PersonData, preset: str = "toy", name: str = "cfine", count: 
     Pictures are made up to the size of the method's towers. The file system's cache is warm in each.
     """
     model = build(name, preset)
-    cache = data_pixels(data, model.image_size)
+    cache = data_pixels(data, model.preprocess)
     rows = [cache.index[path] for path in data.split("train")["image"][:count]]
     size = model.config.batch_size
     each, together = one_by_one(model), BatchAugment("irra", model.image_size, model.mean, model.std)

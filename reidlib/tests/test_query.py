@@ -1,10 +1,12 @@
 """Queries of every kind embedded by one call: how parts are read, added, moved by marks, and refused."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch.nn.functional import normalize
 
+from reidlib import methods
 from reidlib.errors import ReidError
 from reidlib.query import OPENING, Query
 from reidlib.tests.attribute_model import AttributeModel, Composer, Converser, TextOnly, people, picture
@@ -101,3 +103,17 @@ def test_what_cannot_be_read_is_one_sentence():
             alone(drawn, **part)
     with pytest.raises(ReidError, match="The query is empty"):
         alone(TextOnly())
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_pictures_are_resized_as_the_settings_say(model, interpolation):
+    picture = Image.fromarray(np.random.default_rng(0).integers(256, size=(90, 40, 3), dtype=np.uint8))
+    model.config.interpolation = interpolation
+    own = picture.resize((16, 32), getattr(Image.Resampling, interpolation.upper()))
+    assert (model.resized(picture).permute(1, 2, 0).numpy() == np.asarray(own)).all()
+
+
+def test_the_papers_pictures_are_resized_as_their_code_does():
+    names = ("clip", "cffa", "interactreid-1", "interactreid", "diana-1", "diana")
+    assert {methods.config_class(name).preset("paper").interpolation for name in names} == {"bilinear"}
+    assert methods.config_class("cfine").preset("paper").interpolation == ""  # bicubic, as the backbone has it
