@@ -92,7 +92,7 @@ def test_python_in_prose_is_python():
 
 def test_the_example_in_python_finds_pictures(toy_root, tmp_path, monkeypatch, capsys):
     text = (CHECKOUT / "docs" / "searching.md").read_text(encoding="utf-8")
-    [example] = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    example, *_ = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     (tmp_path / "my_pictures").mkdir()
     for picture in sorted((toy_root / "CUHK-PEDES" / "imgs").rglob("*.jpg"))[:8]:
         shutil.copy(picture, tmp_path / "my_pictures")
