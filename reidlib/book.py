@@ -69,6 +69,7 @@ class _Complaints:
 
 SETTINGS = {
     "project": "Finding a person",
+    "author": "the reidlib authors",
     "version": __version__,
     "extensions": ["myst_nb"],
     "html_theme": "sphinx_book_theme",
