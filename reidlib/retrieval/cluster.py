@@ -94,7 +94,7 @@ def into_store(out: str | Path, address: str, collection: str = "gallery", *, re
             if store is None:
                 store = create(address, collection, vectors, metadata, about=about, replace=replace)
             else:
-                store.add(vectors, metadata)
+                store.add(vectors, metadata, new=True)
     if store is None:
         raise DataError(f"{out} holds no embeddings; expected what encode_pictures wrote.")
     return store

@@ -105,16 +105,24 @@ class Store:
         most = int((ids >= 0).sum(1).max(initial=0))
         return torch.from_numpy(scores[:, :most]), torch.from_numpy(ids[:, :most])
 
-    def add(self, embeddings: np.ndarray | torch.Tensor, metadata: Sequence[dict] | pd.DataFrame) -> None:
-        """Adds pictures; one whose path is there already is replaced. Searches go on meanwhile."""
+    def add(
+        self, embeddings: np.ndarray | torch.Tensor, metadata: Sequence[dict] | pd.DataFrame, *, new: bool = False
+    ) -> None:
+        """Adds pictures; one whose path is there already is replaced. Searches go on meanwhile.
+
+        new: none of them is there, so that nothing is looked for: the time does not grow with the store.
+        """
         embeddings, rows = checked(embeddings, metadata)
         if embeddings.shape[1] != self.width:
             raise DataError(f"The new embeddings have {embeddings.shape[1]} columns; expected {self.width}.")
         for start in range(0, len(rows), BATCH):
             part = slice(start, start + BATCH)
             batch = _table(embeddings[part], rows[part], self.table.schema)
-            merge = self.table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-            merge.execute(batch)
+            if new:
+                self.table.add(batch)
+            else:
+                merge = self.table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+                merge.execute(batch)
 
     def delete(self, ids: Sequence[int]) -> None:
         """Removes pictures. Raises DataError for one that is not there."""
@@ -223,6 +231,9 @@ def create(
     DataError where there is one already.
     """
     embeddings, rows = checked(embeddings, metadata)
+    last = sorted({row.get("image"): number for number, row in enumerate(rows)}.values())  # a picture counts once
+    if len(last) < len(rows) and all("image" in row for row in rows):
+        embeddings, rows = embeddings[last], [rows[number] for number in last]
     database = _database(address, new=True)
     if collection in _names(database) and not replace:
         raise DataError(
@@ -231,7 +242,7 @@ def create(
     first = _table(embeddings[:BATCH], rows[:BATCH], _schema(embeddings, rows, about or {}))
     table = database.create_table(collection, first, mode="overwrite" if replace else "create")
     store = Store(table, options)
-    store.add(embeddings[BATCH:], rows[BATCH:])
+    store.add(embeddings[BATCH:], rows[BATCH:], new=True)
     return store
 
 

@@ -27,6 +27,8 @@ def test_it_answers_like_the_exact_index(tmp_path):
     assert [[row["image"] for row in store.rows(line)] for line in ids.tolist()] == [
         [row["image"] for row in exact.rows(line)] for line in places.tolist()
     ]
+    twice = create(tmp_path, "twice", np.concatenate([rows, rows[:1] * 0.5]), [*names(40), {"image": "0.png"}])
+    assert len(twice) == 40 and torch.equal(twice.vectors([id_of("0.png")])[0], torch.from_numpy(rows[0] * 0.5))
     chosen = [store.find("7.png"), store.find("3.png")]
     torch.testing.assert_close(store.vectors(chosen), torch.from_numpy(rows[[7, 3]]))
     assert chosen == [id_of("7.png"), id_of("3.png")] and store.find("99.png") is None
