@@ -233,10 +233,10 @@ def _why(question: Question, probabilities: torch.Tensor) -> str:
     best = probabilities.max(1)
     likely = [question.answers[i] for i in best.indices[best.values >= SURE].tolist()]
     counts = sorted(((likely.count(answer), answer) for answer in set(likely)), reverse=True)
-    if len(likely) <= len(probabilities) / 2:
-        return "The pictures hardly tell; the answer adds what the model cannot see."
-    parts = [f"{count} “{answer}”" for count, answer in counts]
     unsure = len(probabilities) - len(likely)
+    if unsure >= len(probabilities) / 2:
+        return f"The model is unsure about this in {unsure} of the first {len(probabilities)} candidates."
+    parts = [f"{count} “{answer}”" for count, answer in counts]
     if len(counts) == 1:
         return f"To the model {len(likely)} of the first {len(probabilities)} candidates look like “{likely[0]}”."
     parts += [f"{unsure} unclear"] if unsure else []

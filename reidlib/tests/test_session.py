@@ -325,7 +325,7 @@ def test_a_question_the_model_is_blind_to_is_asked_last_says_so_and_moves_nothin
     session = QuerySession(AttributeModel(), gallery, bank)
     session.say("a red top")
     assert [session.ask().key for _ in range(4)][-1] == "mood"
-    assert session.question.why == "The pictures hardly tell; the answer adds what the model cannot see."
+    assert session.question.why == "The model is unsure about this in 8 of the first 8 candidates."
     before = session.embedding()
     session.answer("happy")
     assert F.cosine_similarity(session.embedding(), before, dim=0) > 0.99
