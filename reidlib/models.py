@@ -10,8 +10,8 @@ from torch import Tensor
 
 from reidlib import methods, paths, weights
 from reidlib.backbones import create_clip
-from reidlib.backbones.clip import TOY, resized_positions
-from reidlib.backbones.turns import stretched
+from reidlib.backbones.clip import TOY
+from reidlib.backbones.positions import resized_positions, stretched
 from reidlib.config import Config
 from reidlib.devices import pick_device
 from reidlib.errors import CheckpointError, ConfigError, ReidError, nearest

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from reidlib.backbones.bert import TextEncoder, build_bert
 from reidlib.backbones.openai import clip_like
 from reidlib.backbones.swin_llama import TransformerTowers, Vocabulary, swin_of
-from reidlib.config import nearest
 from reidlib.data.augment import IMAGENET
-from reidlib.errors import CheckpointError, ConfigError
+from reidlib.errors import CheckpointError, ConfigError, nearest
 from reidlib.methods.base import Method
 from reidlib.methods.cffa import CFFA, CFFAConfig
 from reidlib.methods.cfine import CFine, CFineConfig

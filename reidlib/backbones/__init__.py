@@ -6,6 +6,7 @@ from torch import nn
 
 from reidlib.backbones.clip import CLIP, Tokens, create_clip, trim
 from reidlib.errors import CheckpointError
+from reidlib.weights import fitting
 
 __all__ = ["CLIP", "Tokens", "create_clip", "from_spec", "trim"]
 
@@ -18,7 +19,6 @@ def from_spec(spec: dict[str, Any]) -> nn.Module:
     from reidlib.backbones.bert import TextEncoder
     from reidlib.backbones.swin_llama import TransformerTowers
     from reidlib.backbones.turns import ClipTowers
-    from reidlib.weights import fitting
 
     kinds = {"clip": CLIP, "text": TextEncoder, "clip-turns": ClipTowers, "transformers": TransformerTowers}
     if not isinstance(spec, dict) or spec.get("kind") not in kinds:

@@ -17,11 +17,13 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
-from reidlib.config import nearest
+from reidlib.backbones.positions import resized_positions
+from reidlib.backbones.toy import IMAGE_SIZE as TOY_SIZE
+from reidlib.backbones.toy import toy_model
+from reidlib.data.augment import CLIP as STATISTICS
 from reidlib.data.images import Preprocess
-from reidlib.errors import CheckpointError, ConfigError, ReidError
+from reidlib.errors import CheckpointError, ConfigError, ReidError, nearest
 
 PAD, MASK_ID = 0, 49405  # CLIP pads with 0; 49405 is the rare word "jekyll", which TBPS-CLIP and IRRA use as the mask
 TOY = ("toy", "toy-random")
@@ -333,9 +335,11 @@ def create_clip(name: str, image_size: tuple[int, int] | None = None, positions:
         raise ConfigError(f"positions should be one of {', '.join(POSITIONS)} and is {positions!r}.")
     image_size = None if image_size is None else tuple(image_size)
     if name in TOY:
-        from reidlib.backbones.toy import toy_clip
+        from open_clip.tokenizer import SimpleTokenizer
 
-        return toy_clip(image_size, weights=name == "toy")
+        preprocess = Preprocess(image_size or TOY_SIZE, *STATISTICS)
+        model, config = toy_model(preprocess.size, weights=name == "toy")
+        return CLIP(model, SimpleTokenizer(), preprocess, config)
     bilinear = positions == "bilinear" and image_size is not None
     clip = _open_clip(name, None if bilinear else image_size)
     if image_size is not None:
@@ -453,18 +457,6 @@ def _stretch_positions(clip: CLIP, image_size: tuple[int, int]) -> None:
     known = visual.positional_embedding.detach()
     visual.positional_embedding = nn.Parameter(resized_positions(known, visual.grid_size, grid, "bilinear"))
     visual.image_size, visual.grid_size = image_size, grid
-
-
-def resized_positions(known: Tensor, grid: tuple[int, int], new: tuple[int, int], mode: str) -> Tensor:
-    """Positions (1 + patches, D) of a class token and a grid of patches, interpolated to another grid.
-
-    mode: "bicubic" antialiases, as open_clip does; "bilinear" does not, as the official code of IRRA and CFFA.
-    """
-    if tuple(grid) == tuple(new):
-        return known
-    patches = known[1:].T.reshape(1, -1, *grid)
-    patches = interpolate(patches, size=tuple(new), mode=mode, antialias=mode == "bicubic", align_corners=False)
-    return torch.cat([known[:1], patches.flatten(2)[0].T])
 
 
 def write_folder(folder: Path, config: dict[str, Any], preprocess: Preprocess) -> None:

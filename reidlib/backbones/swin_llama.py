@@ -10,9 +10,8 @@ from torch.nn.functional import pad
 
 from reidlib.backbones.bert import config_of, recompute_activations, tokenizer_of
 from reidlib.backbones.clip import packed, pad_and_cut
-from reidlib.config import nearest
 from reidlib.data.dialogues import ANSWERS, ASKS, CAPTION_QUESTIONS, SYSTEM, Dialogue, caption_turn, serialise
-from reidlib.errors import ConfigError, ReidError
+from reidlib.errors import ConfigError, ReidError, nearest
 
 SWINV2 = {  # random weights; sizes of the published models
     "toy": {"embed_dim": 24, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 4, 8], "window_size": 4},

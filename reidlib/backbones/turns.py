@@ -4,13 +4,11 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from reidlib.backbones.clip import CLIP, MASK_ID, PAD, pad_and_cut
+from reidlib.backbones.positions import stretched
 from reidlib.backbones.swin_llama import Features
 from reidlib.data.dialogues import Dialogue, caption_turn
-
-WELL_TRAINED = 20  # positions that short captions taught CLIP well; Long-CLIP (ECCV 2024) keeps these as they are
 
 
 class ClipTowers(nn.Module):
@@ -104,9 +102,3 @@ def _stretch(text: nn.Module, length: int) -> None:
     text.positional_embedding = nn.Parameter(stretched(known, length))
     text.attn_mask = torch.full((length, length), -torch.inf).triu(1)
     text.context_length = length
-
-
-def stretched(known: Tensor, length: int) -> Tensor:
-    """Positions (L, D) interpolated to more of them, (length, D), the well-trained ones as they are."""
-    rest = interpolate(known[WELL_TRAINED:].T[None], size=length - WELL_TRAINED, mode="linear", align_corners=True)
-    return torch.cat([known[:WELL_TRAINED], rest[0].T])

@@ -5,8 +5,8 @@ from importlib import import_module
 from typing import Any
 
 from reidlib.backbones import from_spec
-from reidlib.config import Config, nearest
-from reidlib.errors import ConfigError
+from reidlib.config import Config
+from reidlib.errors import ConfigError, nearest
 from reidlib.methods.base import Method
 
 # name -> (model, settings), each a class or where it lies: (module, name)

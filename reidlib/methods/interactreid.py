@@ -11,11 +11,11 @@ from torch.nn.functional import normalize
 
 from reidlib.backbones.adapters import add_adapters, merge_adapters
 from reidlib.backbones.clip import CLIP, PAD, create_clip, trim
-from reidlib.config import Config, nearest
+from reidlib.config import Config
 from reidlib.data.augment import IMAGENET
 from reidlib.data.dialogues import clean_caption
 from reidlib.devices import gather
-from reidlib.errors import CheckpointError, ConfigError
+from reidlib.errors import CheckpointError, ConfigError, nearest
 from reidlib.losses import identity_targets, infonce, nitc, ritc
 from reidlib.methods.base import Method, learnt_scale
 

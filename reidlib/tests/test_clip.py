@@ -9,7 +9,8 @@ from torch import Tensor
 from reidlib.backbones import create_clip
 from reidlib.backbones.clip import MASK_ID, augment_tokens, mask_tokens
 from reidlib.backbones.openai import clip_like
-from reidlib.backbones.toy import WEIGHTS, pretrain
+from reidlib.backbones.toy import WEIGHTS
+from reidlib.backbones.toy_recipe import pretrain
 from reidlib.data import load
 from reidlib.data.batches import data_pixels
 from reidlib.errors import CheckpointError, ConfigError, ReidError

@@ -1,11 +1,13 @@
 """The ways to set the project up agree with each other and with what the README says."""
 
+import ast
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 
 import pytest
 import yaml
@@ -80,6 +82,39 @@ def test_the_map_of_the_package_names_every_room():
     assert rooms - {"__init__", "tests"} <= set(re.findall(r"\w+", house))
     for name in re.findall(r"`(reidlib/[\w/.]+)`", house):
         assert (CHECKOUT / name).exists(), f"CONTRIBUTING.md names {name}"
+
+
+def test_imports_go_one_way():
+    """From top to bottom of CONTRIBUTING.md's table of rooms, and in no circle, inside functions neither."""
+    table = re.findall(r"^\| (`.+?`) \|", (CHECKOUT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.MULTILINE)
+    row = {room: number for number, rooms in enumerate(table) for room in re.findall(r"\w+", rooms)}
+    files = {file.relative_to(paths.PACKAGE).with_suffix("").parts: file for file in paths.PACKAGE.rglob("*.py")}
+    files = {".".join(parts).removesuffix(".__init__"): file for parts, file in files.items() if parts[0] != "tests"}
+    imports = {module: imported(file, files) - {module} for module, file in files.items() if module != "__init__"}
+    pairs = [(module, other) for module, others in imports.items() for other in others]
+    upwards = [pair for pair in pairs if row[pair[0].split(".")[0]] < row[pair[1].split(".")[0]]]
+    assert not upwards
+    list(TopologicalSorter(imports).static_order())  # a CycleError names the circle
+    assert {other for module, other in pairs if module.startswith("toyworld")} - {"errors"} <= {
+        module for module in files if module.startswith("toyworld")
+    }
+
+
+def imported(file, modules):
+    """Which of `modules` a file imports anywhere, but for what only type checkers read."""
+    found, todo = set(), list(ast.parse(file.read_text(encoding="utf-8")).body)
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        todo += ast.iter_child_nodes(node)
+        names = [f"{alias.name}." for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            inner = name.removeprefix("reidlib.") if name.startswith("reidlib.") else ""
+            found.add(inner if inner in modules else inner.rpartition(".")[0])
+    return found & set(modules)
 
 
 def test_the_command_starts_without_heavy_imports():

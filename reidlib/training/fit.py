@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from torch import Tensor
 from reidlib import weights
 from reidlib.config import Config
 from reidlib.data.augment import BatchAugment
+from reidlib.data.batches import TrainBatches
 from reidlib.devices import pick_device
 from reidlib.errors import CheckpointError, ConfigError, ReidError
 from reidlib.methods.base import Method
@@ -24,15 +24,12 @@ from reidlib.progress import tqdm
 from reidlib.training import processes
 from reidlib.training.schedules import schedule
 
-if TYPE_CHECKING:
-    from reidlib.data.batches import TrainBatches
-
 LOOK_EVERY = 10  # steps between looks at the loss for NaN; each look waits for the GPU
 
 
 def fit(
     model: Method,
-    batches: "TrainBatches",
+    batches: TrainBatches,
     config: Config,
     folder: Path,
     *,
@@ -57,7 +54,7 @@ def fit(
     rows; `model` changes only at the end. Under torchrun the processes exist and each of them calls `fit`; those that
     torchrun starts again (`--max-restarts`) go on from the last checkpoint. All share out every batch of
     `config.batch_size` pictures and compare the features of all of them, so the number of devices changes nothing but
-    the speed (and which random numbers augment a picture).
+    the speed (and which random numbers augmentation and dropout draw).
     """
     folder = Path(folder)
     about = {
@@ -76,7 +73,7 @@ def fit(
         job = {"batches": batches, "config": config, "folder": folder, "evaluate": evaluate, "about": about}
         job["resume"] = earlier is not None
         known = len(earlier["rows"]) if earlier else 0
-        rows = processes.rows_of(model, job) if processes.must_start(config) else train(model, **job)
+        rows = processes.rows_of(train, model, job) if processes.must_start(config) else train(model, **job)
         for number, row in enumerate(rows):
             if log and number >= known:
                 log(row)
@@ -87,7 +84,7 @@ def fit(
 
 
 def train(
-    model: Method, batches: "TrainBatches", config: Config, folder: Path, evaluate, about: dict, resume: bool
+    model: Method, batches: TrainBatches, config: Config, folder: Path, evaluate, about: dict, resume: bool
 ) -> Iterator[dict]:
     """What each process of a training does; the first of them writes. `about` goes into every checkpoint."""
     fabric = processes.join(config)

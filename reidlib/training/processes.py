@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import connection
 from pathlib import Path
@@ -119,8 +119,8 @@ def shared_statistics(model: nn.Module) -> Iterator[None]:
 # -- started here --------------------------------------------------------------------------------------------------
 
 
-def rows_of(model: Method, job: dict[str, Any]) -> Iterator[dict]:
-    """The rows of `train(model, **job)`, run by `devices` new processes.
+def rows_of(train: Callable[..., Iterator[dict]], model: Method, job: dict[str, Any]) -> Iterator[dict]:
+    """The rows of `train(model, **job)`, a function of a module, run by `devices` new processes.
 
     They are programs of their own, not forks, so CUDA may be in use here and a script needs no `__main__` guard. They
     end with the generator, with this process, and with one another: an error in one of them, or its death, ends all
@@ -133,7 +133,7 @@ def rows_of(model: Method, job: dict[str, Any]) -> Iterator[dict]:
     try:
         if type(model).__module__ == "__main__":
             raise pickle.PicklingError(type(model).__name__)
-        torch.save((_recipe(model.cpu()), job), packed)
+        torch.save((train, _recipe(model.cpu()), job), packed)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise ReidError(
             f"devices={world} needs a model, batches and evaluate that other processes can import; one of them is "
@@ -176,7 +176,7 @@ def _recipe(model: Method) -> dict:
     return made_of | {"state": model.state_dict(), "frozen": frozen}
 
 
-def _made(
+def _rebuilt(
     kind: type[Method],
     config: Config,
     num_classes: int,
@@ -233,8 +233,6 @@ def _first_cause(codes: list[int | None], files: list[str]) -> ReidError:
 def _work(rank: int, world: int, port: int, jobs, rows: connection.Connection) -> None:
     """One of the processes."""
     threading.Thread(target=_end_with_starter, daemon=True).start()
-    from reidlib.training.fit import train
-
     logging.disable(logging.INFO)
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
@@ -243,8 +241,8 @@ def _work(rank: int, world: int, port: int, jobs, rows: connection.Connection) -
     }  # fmt: skip
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // world))
-    recipe, job = torch.load(io.BytesIO(jobs.get()), weights_only=False)  # from the starter, through no file
-    for row in train(_made(**recipe), **job):
+    train, recipe, job = torch.load(io.BytesIO(jobs.get()), weights_only=False)  # from the starter, through no file
+    for row in train(_rebuilt(**recipe), **job):
         if rank == 0:
             rows.send(row)
     distributed.destroy_process_group()
