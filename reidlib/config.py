@@ -1,10 +1,10 @@
-"""Settings of a method: one dataclass each, named presets, and overrides that are checked by name and type."""
+"""Settings of a method: one dataclass each, named presets, and values that are checked by name, type and choice."""
 
 import dataclasses
 import types
 import typing
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from reidlib.errors import ConfigError, nearest
 
@@ -21,13 +21,14 @@ class Config:
     """What every method shares: how it sees pictures, how it is optimised, how it runs.
 
     Learning rates are absolute; `warmup_from` and `end_factor` are fractions of them. `schedule_every` says whether the
-    factor changes with each step or with each epoch, as the papers differ in this.
+    factor changes with each step or with each epoch, as the papers differ in this. Raises ConfigError for a value of
+    the wrong type, or that is none of a field's choices.
     """
 
     backbone: str = "toy"  # a CLIP by name: "toy", "ARCH:TAG", "ARCH:/file", a folder, "hf-hub:..."; see create_clip
-    positions: str = "bicubic"  # how its grid of positions is interpolated to image_size, or "bilinear"
+    positions: Literal["bicubic", "bilinear"] = "bicubic"  # how its grid of positions is interpolated to image_size
     image_size: tuple[int, int] = (128, 64)  # height, width
-    interpolation: str = ""  # how pictures are resized to it, "bicubic" or "bilinear"; empty: as the backbone has it
+    interpolation: Literal["", "bicubic", "bilinear"] = ""  # how pictures are resized to it; "": as the backbone has it
     lora: int = 0  # rank of low-rank adapters in the towers, whose own weights are then frozen; 0: trained whole
     augment: str = "irra"
     back_translation: float = 0.0  # how often a caption is replaced by its back-translation, where there is one
@@ -35,25 +36,27 @@ class Config:
     epochs: int = 10
     batch_size: int = 64  # of all devices together
     drop_last: bool = True  # leave out the smaller last batch of an epoch
-    sampler: str = "random"  # "identity": a batch holds several pictures of a person; "length": texts of like length
-    optimizer: str = "adamw"  # or "adam": weight decay as a part of the gradient
+    # "identity": a batch holds several pictures of a person; "length": texts of like length
+    sampler: Literal["random", "identity", "length"] = "random"
+    optimizer: Literal["adamw", "adam"] = "adamw"  # "adam": weight decay as a part of the gradient
     lr: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.02
-    schedule: str = "cosine"  # "constant", "cosine", "linear", "step"
-    schedule_every: str = "step"  # or "epoch"
+    schedule: Literal["constant", "cosine", "linear", "step"] = "cosine"
+    schedule_every: Literal["step", "epoch"] = "step"
     warmup_epochs: float = 1.0
     warmup_steps: int = 0  # wins over warmup_epochs when it is not 0
     warmup_from: float = 0.1
-    warmup_shape: str = "linear"  # or "log"
+    warmup_shape: Literal["linear", "linspace", "log"] = "linear"
     end_factor: float = 0.0
     milestones: tuple[int, ...] = ()  # epochs, for "step"
     decay: float = 0.1  # at each milestone
     clip_grad: float = 0.0  # largest gradient norm; 0: no limit
     accumulate: int = 1  # batches an optimiser step; each has its own negatives, so two of 32 are not one of 64
 
-    precision: str = "auto"  # "auto": bf16 where the GPU has it, else fp32; "fp32", "bf16", "fp16" (GPU only)
+    # "auto": bf16 where the GPU has it, else fp32; "fp16" trains on a GPU only
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     checkpoint_activations: bool = False  # recompute activations in the backward pass to save memory
     compile: bool = False  # torch.compile
     device: str = "auto"  # "auto", "cpu", "cuda"
@@ -63,8 +66,16 @@ class Config:
     seed: int = 0
     max_steps: int = 0  # stop after so many steps; 0: run all epochs
     save_every: int = 0  # steps between checkpoints, all that a kill can cost; 0: at the end of each epoch
-    select_on: str = "val"  # "test" repeats the habit of the official codes and is marked in the results
+    # "test" repeats the habit of the official codes and is marked in the results
+    select_on: Literal["val", "test"] = "val"
     select_by: str = "t2i R@1"  # task and metric that choose the best epoch
+
+    def __post_init__(self):
+        for name, hint in typing.get_type_hints(type(self)).items():
+            where, value = f"{type(self).__name__}.{name}", getattr(self, name)
+            setattr(self, name, _fitted(where, value, hint))
+            if name in AT_LEAST and getattr(self, name) < AT_LEAST[name]:
+                raise ConfigError(f"{where} should be at least {AT_LEAST[name]} and got {value!r}.")
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> Self:
@@ -79,18 +90,11 @@ class Config:
 
     def replace(self, **overrides: Any) -> Self:
         """A copy with some fields changed; raises ConfigError as `preset` does."""
-        hints = typing.get_type_hints(type(self))
         fields = [field.name for field in dataclasses.fields(self)]
-        values = {}
-        for name, value in overrides.items():
+        for name in overrides:
             if name not in fields:
                 raise ConfigError(f"{type(self).__name__} has no setting {name!r}; {nearest(name, fields)}.")
-            values[name] = _fitted(f"{type(self).__name__}.{name}", value, hints[name])
-            if name in AT_LEAST and values[name] < AT_LEAST[name]:
-                raise ConfigError(
-                    f"{type(self).__name__}.{name} should be at least {AT_LEAST[name]} and got {value!r}."
-                )
-        return dataclasses.replace(self, **values)
+        return dataclasses.replace(self, **overrides)
 
     def changes(self, preset: str) -> str:
         """What differs from the preset and may change results, such as "epochs=4, lr=0.001"; empty if nothing does."""
@@ -104,8 +108,15 @@ class Config:
 
 def _fitted(where: str, value: Any, hint: Any) -> Any:
     """`value` as the type `hint` asks (an int serves as a float, a list as a tuple), or ConfigError."""
-    error = ConfigError(f"{where} should be {getattr(hint, '__name__', hint)} and got {value!r}.")
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    wanted = str(hint) if parts else hint.__name__
+    if origin is Literal:
+        wanted = f"{', '.join(map(repr, parts[:-1]))} or {parts[-1]!r}"
+    error = ConfigError(f"{where} should be {wanted} and got {value!r}.")
+    if origin is Literal:
+        if value not in parts:
+            raise error
+        return value
     if origin is types.UnionType:
         for part in parts:
             if part is type(None) and value is None:

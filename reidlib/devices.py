@@ -19,8 +19,6 @@ def pick_device(name: str = "auto") -> torch.device:
 
 def pick_precision(name: str, device: torch.device) -> str:
     """ "auto" is bf16 on GPUs that have it and fp32 elsewhere."""
-    if name not in ("auto", "fp32", "bf16", "fp16"):
-        raise ConfigError(f"precision should be 'auto', 'fp32', 'bf16' or 'fp16' and got {name!r}.")
     if name != "auto":
         return name
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"

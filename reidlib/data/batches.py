@@ -13,7 +13,7 @@ from reidlib.config import Config
 from reidlib.data.augment import CLIP
 from reidlib.data.images import Pixels, Preprocess
 from reidlib.data.table import PersonData
-from reidlib.errors import ConfigError, DataError, UnreadableError
+from reidlib.errors import DataError, UnreadableError
 
 if TYPE_CHECKING:  # methods are built on data
     from reidlib.methods.base import Method
@@ -117,8 +117,6 @@ class TrainBatches(Dataset):
             order = self._people_together(order, rng)
         elif self.config.sampler == "length" and self.said:
             return self._lengths_together(order[: count * size], rng)
-        elif self.config.sampler != "random":
-            raise ConfigError(f"sampler should be 'random', 'identity' or 'length' and got {self.config.sampler!r}.")
         return [order[number * size : (number + 1) * size] for number in range(count)]
 
     # -- a data set of torch -------------------------------------------------------------------------------------------

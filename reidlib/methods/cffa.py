@@ -16,7 +16,7 @@ features: RDE, Qin et al., CVPR 2024; reasoning: IRRA, Jiang and Ye, CVPR 2023.
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +27,8 @@ from reidlib.backbones.attention import attend
 from reidlib.backbones.clip import CLIP, augment_tokens, create_clip, mask_tokens, trim
 from reidlib.config import Config
 from reidlib.devices import gather, weight_of
-from reidlib.errors import ConfigError
 from reidlib.losses import association_factor, mal, masked_language_loss
 from reidlib.methods.base import Method
-
-CHOICES = {"mal_factor": ("floor", "exact", "tau"), "mal_reduction": ("sum", "mean")}
 
 
 @dataclass
@@ -46,8 +43,9 @@ class CFFAConfig(Config):
 
     tau: float = 0.015
     margin: float = 0.1
-    mal_factor: str = "floor"  # c of the loss: "floor" as the official code, "exact", or "tau" for RDE's TAL
-    mal_reduction: str = "sum"  # over the batch, as the official code; or "mean"
+    # c of the loss: "floor" as the official code, "exact", or "tau" for RDE's TAL
+    mal_factor: Literal["floor", "exact", "tau"] = "floor"
+    mal_reduction: Literal["sum", "mean"] = "sum"  # over the batch, "sum" as the official code
     mlm_weight: float = 1.4
     id_weight: float = 1.0
     augment_words: float = 0.2  # probability that a word is hidden, replaced or dropped
@@ -290,9 +288,6 @@ class CFFA(Method):
 
     def __init__(self, config: CFFAConfig, num_classes: int = 0, *, clip: CLIP | None = None):
         super().__init__()
-        for field, allowed in CHOICES.items():
-            if getattr(config, field) not in allowed:
-                raise ConfigError(f"{field} should be one of {', '.join(allowed)} and is {getattr(config, field)!r}.")
         self.config, self.num_classes = config, num_classes
         self.clip = clip or create_clip(config.backbone, config.image_size, config.positions)
         self.clip.require(self.name, patches=True, words=True)

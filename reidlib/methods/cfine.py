@@ -11,14 +11,14 @@ CLIP's image tower, without its projection, and a BERT give a vector for every p
    side's tokens, and of tokens with the tokens that answer them, are ranked so that the right pair beats its hardest
    negative. See `cross_grained` and `fine_grained`.
 
-    L = sum_b w_b CMPM_b + sum_b w'_b CMPC_b + 0.2 (diversity of image parts + of text parts) + 10 ranking(S)
+    L = sum_b w_b CMPM_b + sum_b CMPC_b + 0.2 (diversity of image parts + of text parts) + 10 ranking(S)
 
 Source: Yan et al., "CLIP-Driven Fine-grained Text-Image Person Re-identification", IEEE TIP 2023, arXiv 2210.10276,
 and its code, whose behaviour is the default where the two differ.
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +33,6 @@ from reidlib.devices import gather
 from reidlib.errors import ConfigError
 from reidlib.losses import cmpc, cmpm, diversity, hardest_ranking
 from reidlib.methods.base import Method
-
-CHOICES = {"cmpm_target": ("l2", "distribution"), "ranking_reduction": ("sum", "mean")}
 
 
 @dataclass
@@ -53,16 +51,14 @@ class CFineConfig(Config):
     matches: int = 3  # best words that make up a patch's answer, and the reverse
 
     cmpm_weights: tuple[float, float, float] = (1.0, 1.0, 0.1)  # global, part 1, part 2
-    cmpc_weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    cmpm_target: str = "l2"  # as the official code; "distribution": rows that sum to 1, as the paper
+    # "l2" as the official code; "distribution": rows that sum to 1, as the paper
+    cmpm_target: Literal["l2", "distribution"] = "l2"
     diversity_weight: float = 0.2
     ranking_weight: float = 10.0
-    ranking_margin: float = 0.2
-    ranking_reduction: str = "sum"  # over anchors, as the official code; "mean" does not grow with the batch
+    # over anchors, "sum" as the official code; "mean" does not grow with the batch
+    ranking_reduction: Literal["sum", "mean"] = "sum"
     cross_weight: float = 1.0  # of the cross-grained similarity in the ranked one; 0: not computed
     fine_weight: float = 1.0  # of the fine-grained one
-    cross_temperature: float = 0.07
-    fine_temperature: float = 0.01
     text_lr: float = 1e-3  # of a text encoder that is not CLIP's own
     head_lr: float = 1e-3  # of everything else
 
@@ -150,29 +146,26 @@ class Head(nn.Module):
         """The similarity that training ranks, images by texts: (B, D) features -> (B, B)."""
         config, similarity = self.config, 0.0
         if config.cross_weight:
-            similarity = config.cross_weight * cross_grained(image, text, config.cross_temperature)
+            similarity = config.cross_weight * cross_grained(image, text)
         if config.fine_weight:
-            similarity = similarity + config.fine_weight * fine_grained(
-                image, text, config.matches, config.fine_temperature
-            )
+            similarity = similarity + config.fine_weight * fine_grained(image, text, config.matches)
         return similarity
 
     def losses(self, image: Features, text: Features, pids: Tensor) -> dict[str, Tensor]:
         """Weighted losses by name, in float32; image and text: pair i is row i of both. pids: (B,)."""
         config = self.config
         pair = image.branches.transpose(0, 1), text.branches.transpose(0, 1)
-        classified = zip(config.cmpc_weights, cmpc(*pair, self.classifier, pids), strict=True)
         matched = (cmpm(*branches, pids, target=config.cmpm_target) for branches in zip(*pair, strict=True))
         losses = {
             "cmpm": sum(weight * loss for weight, loss in zip(config.cmpm_weights, matched, strict=True)),
-            "cmpc": sum(weight * loss for weight, loss in classified),
+            "cmpc": cmpc(*pair, self.classifier, pids).sum(),
         }
         losses["diversity"] = config.diversity_weight * (
             diversity(image.branches[:, 1:]) + diversity(text.branches[:, 1:])
         )
         if config.ranking_weight and (config.cross_weight or config.fine_weight):
             losses["ranking"] = config.ranking_weight * hardest_ranking(
-                self.similarity(image, text), pids, margin=config.ranking_margin, reduction=config.ranking_reduction
+                self.similarity(image, text), pids, reduction=config.ranking_reduction
             )
         return losses
 
@@ -305,9 +298,6 @@ class CFine(Method):
         self, config: CFineConfig, num_classes: int = 0, *, clip: CLIP | None = None, bert: TextEncoder | None = None
     ):
         super().__init__()
-        for field, allowed in CHOICES.items():
-            if getattr(config, field) not in allowed:
-                raise ConfigError(f"{field} should be one of {', '.join(allowed)} and is {getattr(config, field)!r}.")
         self.config, self.num_classes = config, num_classes
         clip = clip or create_clip(config.backbone, config.image_size, config.positions)
         self.project = bert is None and config.text_encoder == "clip"  # into the space that both towers of CLIP share

@@ -3,7 +3,7 @@
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +23,10 @@ from reidlib.losses import both_ways, identity_targets, itc, sdm
 from reidlib.methods.base import Method, learnt_scale
 from reidlib.weights import load_state
 
-MODES = ("global", "local", "all")
-REDUCTIONS = ("avg", "max", "min", "lsp_max", "lsp_min")
+Mode = Literal["global", "local", "all"]
+Reduction = Literal["avg", "max", "min", "lsp_max", "lsp_min"]
+MODES: tuple[str, ...] = get_args(Mode)
+REDUCTIONS: tuple[str, ...] = get_args(Reduction)
 SDM_EPS = 1e-6
 FULL, PARTS = 0.9, 4  # a batch with fewer words than this share is encoded in so many parts, by length
 
@@ -37,7 +39,7 @@ class DianaConfig(Config):
     `text_tower`: "toy", "swinv2-base-random" and "llama-3.2-1b-random", a name on the Hugging Face hub or a folder.
     """
 
-    towers: str = "clip"  # or "transformers"
+    towers: Literal["clip", "transformers"] = "clip"
     image_tower: str = "toy"
     text_tower: str = "toy"
     mean: tuple[float, float, float] = CLIP_STATISTICS[0]
@@ -49,13 +51,12 @@ class DianaConfig(Config):
     init_scale: float = 50.0  # inverse temperature at the start
     head_lr: float = 1.0  # times lr, for what is not a tower
 
-    learn_from: str = "turns"  # or "text"
-    match_by: str = "pids"  # what makes a pair positive; "image_ids": only the pair itself
-    itc_weight: float = 1.0
+    learn_from: Literal["turns", "text"] = "turns"
+    match_by: Literal["pids", "image_ids"] = "pids"  # what makes a pair positive; "image_ids": only the pair itself
     sdm_weight: float = 1.0
     refined_weight: float = 1.0
-    reduction: str = "avg"  # of the attributes' similarities in training: one of REDUCTIONS
-    mode: str = "global"  # what a query and an image are compared by: one of MODES
+    reduction: Reduction = "avg"  # of the attributes' similarities in training
+    mode: Mode = "global"  # what a query and an image are compared by
     random_rounds: bool = True  # train on the first n rounds, n drawn anew each time
     masking: float = 0.15  # of the tokens: 8 in 10 hidden, 1 in 10 replaced, 1 in 10 left
     mask_roles: bool = False  # mask the system prompt and the role words too, as the official code does
@@ -93,8 +94,8 @@ class DianaPretrainConfig(DianaConfig):
     """Stage 1, on single captions. `caption_system=True` repeats the released script, in which `max_length` cuts every
     caption off behind the system prompt."""
 
-    learn_from: str = "text"
-    match_by: str = "image_ids"
+    learn_from: Literal["turns", "text"] = "text"
+    match_by: Literal["pids", "image_ids"] = "image_ids"
     sdm_weight: float = 0.0
     random_rounds: bool = False
 
@@ -347,7 +348,7 @@ class DiaNA(Method):
         return losses
 
     def _matching(self, logits: Tensor, targets: Tensor, weight: float, prefix: str) -> dict[str, Tensor]:
-        losses = {f"{prefix}itc": weight * self.config.itc_weight * both_ways(itc, logits, targets)}
+        losses = {f"{prefix}itc": weight * both_ways(itc, logits, targets)}
         if self.config.sdm_weight:
             matched = both_ways(sdm, logits, targets, eps=SDM_EPS)
             losses[f"{prefix}sdm"] = weight * self.config.sdm_weight * matched
@@ -422,16 +423,6 @@ def create_towers(config: DianaConfig) -> nn.Module:
 
 
 def _check(config: DianaConfig) -> None:
-    choices: dict[str, tuple[str, ...]] = {
-        "towers": ("clip", "transformers"),
-        "learn_from": ("turns", "text"),
-        "match_by": ("pids", "image_ids"),
-        "mode": MODES,
-        "reduction": REDUCTIONS,
-    }
-    for field, known in choices.items():
-        if getattr(config, field) not in known:
-            raise ConfigError(f"{field} is {getattr(config, field)!r} and should be one of {', '.join(known)}.")
     if config.mode != "global" and config.refined_weight <= 0:
         raise ConfigError(f"mode {config.mode!r} compares attributes; it needs a refined_weight above 0.")
     if config.mode != "global" and config.reduction != "avg":

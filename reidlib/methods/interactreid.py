@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,14 @@ from reidlib.config import Config
 from reidlib.data.augment import IMAGENET
 from reidlib.data.dialogues import clean_caption
 from reidlib.devices import gather
-from reidlib.errors import CheckpointError, ConfigError, nearest
+from reidlib.errors import CheckpointError, ConfigError
 from reidlib.losses import identity_targets, infonce, nitc, ritc
 from reidlib.methods.base import Method, learnt_scale
 
 PLACEHOLDER = "*"
 PROMPT = "a photo of *"
-COMPOSITIONS = ("pseudo-word", "sum", "pseudo-text")
+Composition = Literal["pseudo-word", "sum", "pseudo-text"]
+COMPOSITIONS: tuple[str, ...] = get_args(Composition)
 PKU_SKETCH = {"batch_size": 16, "epochs": 40}  # what InvertConfig.paper() changes for that data set
 
 
@@ -92,7 +93,7 @@ class InvertConfig(Config):
     mapping_lr: float = 10.0  # times lr
     freeze_patches: bool = True
     clean_captions: bool = False  # official for Tri-PEDES; not for Market-Sketch-1K and PKU-Sketch
-    composition: str = "pseudo-word"  # how sketch and sentence become one query: one of COMPOSITIONS
+    composition: Composition = "pseudo-word"  # how sketch and sentence become one query
 
     @classmethod
     def paper(cls) -> Self:
@@ -211,7 +212,6 @@ class InteractReIDInvert(_SketchAndWords):
     config: InvertConfig
 
     def __init__(self, config: InvertConfig, num_classes: int = 0, *, clip: CLIP | None = None):
-        _check_composition(config.composition)
         super().__init__(config, clip=copy.deepcopy(clip))
         for name, parameter in self.clip.model.named_parameters():
             if not name.startswith("visual."):
@@ -357,9 +357,3 @@ def _cosines(a: Tensor, b: Tensor) -> Tensor:
     """(N, D), (M, D) -> (N, M), in float32 even where autocast would halve the product."""
     with torch.autocast(a.device.type, enabled=False):
         return normalize(a.float(), dim=-1) @ normalize(b.float(), dim=-1).T
-
-
-def _check_composition(name: str) -> str:
-    if name not in COMPOSITIONS:
-        raise ConfigError(f"There is no composition {name!r}; {nearest(name, COMPOSITIONS)}.")
-    return name

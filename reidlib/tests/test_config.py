@@ -22,12 +22,19 @@ def test_override():
         ({"epochs": True}, "epochs should be int"),
         ({"image_size": (1, 2, 3)}, "image_size"),
         ({"views": "text"}, "views"),
-        ({"precision": 16}, "precision should be str"),
+        ({"precision": 16}, "precision should be 'auto', 'fp32', 'bf16' or 'fp16' and got 16"),
+        ({"views": ["text", "word"]}, "views should be 'text' or 'sketch' and got 'word'"),
+        ({"batch_size": 0}, "batch_size should be at least 1"),
     ],
 )
 def test_wrong_override(overrides, message):
     with pytest.raises(ConfigError, match=message):
         ClipConfig.preset("toy", **overrides)
+
+
+def test_a_field_of_a_new_config_is_checked_too():
+    with pytest.raises(ConfigError, match="ClipConfig.loss should be 'sdm' or 'itc' and got 'ict'"):
+        ClipConfig(loss="ict")
 
 
 def test_unknown_preset():

@@ -363,7 +363,7 @@ def test_towers_read_from_a_folder(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"mode": "both"}, "mode is 'both'"),
+        ({"mode": "both"}, "mode should be 'global', 'local' or 'all' and got 'both'"),
         ({"mode": "local", "refined_weight": 0.0}, "refined_weight above 0"),
         ({"mode": "all", "reduction": "max"}, "reduction 'avg'"),
     ],

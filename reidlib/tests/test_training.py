@@ -49,7 +49,7 @@ def test_schedules():
         [0, math.log(2) / math.log(3), 1]
     )
     with pytest.raises(ConfigError, match="schedule should be"):
-        schedule(Config(schedule="sine"), 2)
+        Config(schedule="sine")
 
 
 def test_a_run_cut_off_ends_with_the_same_weights(data, tmp_path, monkeypatch):
@@ -223,8 +223,8 @@ def test_a_loss_that_is_no_number_stops_in_one_sentence(data, tmp_path, monkeypa
 def test_impossible_settings(data, tmp_path, change, message):
     if change == {"device": "cuda"} and torch.cuda.is_available():
         pytest.skip("there is a GPU here")
-    config = settings(max_steps=1, **change)
     with pytest.raises(ConfigError, match=message):
+        config = settings(max_steps=1, **change)
         list(train(new_model(config), data, config, tmp_path))
 
 

@@ -192,8 +192,6 @@ def _earlier(folder: Path, about: dict) -> dict | None:
 
 def _optimizer(model: Method, config: Config) -> torch.optim.Optimizer:
     kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
-    if config.optimizer not in kinds:
-        raise ConfigError(f"optimizer should be 'adamw' or 'adam' and got {config.optimizer!r}.")
     groups = [group for group in model.parameter_groups(config) if group["params"]]
     # Fabric clips scaled gradients only for an optimiser that leaves their scale to it, which fused ones do not
     fused = not (config.precision == "fp16" and config.clip_grad)

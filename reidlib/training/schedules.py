@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 
 from reidlib.config import Config
-from reidlib.errors import ConfigError
 
 
 def schedule(config: Config, steps_per_epoch: int) -> Callable[[int], float]:
@@ -15,10 +14,6 @@ def schedule(config: Config, steps_per_epoch: int) -> Callable[[int], float]:
     f + (1 - f)(1 + cos pi t) / 2 and "linear" f + (1 - f)(1 - t) with f = `end_factor`, "step" times `decay` at each
     milestone (in epochs), "constant". With `schedule_every="epoch"` the factor is that of the epoch's beginning.
     """
-    if config.schedule not in ("constant", "cosine", "linear", "step"):
-        raise ConfigError(f"schedule should be 'constant', 'cosine', 'linear' or 'step' and got {config.schedule!r}.")
-    if config.warmup_shape not in ("linear", "linspace", "log"):
-        raise ConfigError(f"warmup_shape should be 'linear', 'linspace' or 'log' and got {config.warmup_shape!r}.")
     by_epoch = config.schedule_every == "epoch"
     unit = 1 if by_epoch else steps_per_epoch
     total = config.epochs * unit
