@@ -123,9 +123,7 @@ def _cpu_name() -> str:
 # -- training steps
 
 
-def steps(
-    preset: str = "toy", names: Sequence[str] = METHODS, repeats: int = 7, batch_size: int = 0, device: str = "auto"
-) -> list[dict]:
+def steps(preset: str = "toy", names: Sequence[str] = METHODS, repeats: int = 7, batch_size: int = 0) -> list[dict]:
     """Time of a step (forward, losses, backward, optimiser) and of the bare step, side by side, a row a method.
 
     batch_size: 0 takes what one device has of the preset's. The peaks are torch's own count on a GPU; on the CPU they
@@ -133,7 +131,7 @@ def steps(
     """
     rows = []
     for name in names:
-        model = build(name, preset).to(pick_device(device)).train()
+        model = build(name, preset).to(pick_device()).train()
         made = batch(model, batch_size or share_of_batch(model))
         size, optimizer = len(made["pids"]), optimizer_of(model)
         runs = {
@@ -150,9 +148,7 @@ def steps(
     return rows
 
 
-def parts(
-    preset: str = "toy", names: Sequence[str] = METHODS, repeats: int = 5, batch_size: int = 0, device: str = "auto"
-) -> list[dict]:
+def parts(preset: str = "toy", names: Sequence[str] = METHODS, repeats: int = 5, batch_size: int = 0) -> list[dict]:
     """Where the time of a step goes, and of the bare step at the same batch and text length: a row a method and step.
 
     Milliseconds, medians: the forward pass of each part of the model by its name (`image tower`, `text tower`, then
@@ -161,7 +157,7 @@ def parts(
     """
     rows = []
     for name in names:
-        model = build(name, preset).to(pick_device(device)).train()
+        model = build(name, preset).to(pick_device()).train()
         made = batch(model, batch_size or share_of_batch(model))
         length = max((made[key].shape[1] for key in ("text", "turns") if key in made), default=0)
         losses = {"step": lambda: sum(model.losses(made).values()), "bare": lambda: bare_loss(model, made)}  # noqa: B023

@@ -11,15 +11,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax, normalize
 
 
-def identity_targets(pids: Tensor, gallery_pids: Tensor | None = None) -> Tensor:
-    """T_ij = 1[p_i = p_j] / (number of such j): each row spreads probability 1 over its positives.
+def identity_targets(pids: Tensor) -> Tensor:
+    """T_ij = 1[p_i = p_j] / (number of such j): each row spreads probability 1 over its positives, itself among them.
 
-    pids: (N,), gallery_pids: (M,), the same as `pids` when left out. Returns (N, M) float32; a row without positives
-    is zero.
+    pids: (N,). Returns (N, N) float32.
     """
-    gallery_pids = pids if gallery_pids is None else gallery_pids
-    same = (pids[:, None] == gallery_pids[None, :]).float()
-    return same / same.sum(dim=1, keepdim=True).clamp(min=1)
+    same = (pids[:, None] == pids[None, :]).float()
+    return same / same.sum(dim=1, keepdim=True)
 
 
 def itc(similarity: Tensor, targets: Tensor) -> Tensor:
@@ -65,13 +63,13 @@ def nitc(similarity: Tensor, targets: Tensor, alpha: float, teacher: Tensor | No
     return both_ways(itc, similarity, soften(targets, teacher, alpha), soften(targets, teacher.T, alpha))
 
 
-def ritc(similarity: Tensor, targets: Tensor, eps: float = 1e-2) -> Tensor:
-    """Reversed image-text contrast, half of each direction: mean_i KL(softmax(S_i) || T_i + eps).
+def ritc(similarity: Tensor, targets: Tensor) -> Tensor:
+    """Reversed image-text contrast, half of each direction: mean_i KL(softmax(S_i) || T_i + 0.01).
 
     similarity: (N, N) logits; targets: (N, N). It is SDM with a far larger eps, which bounds what a wrong match costs.
     Source: TBPS-CLIP (Cao et al., AAAI 2024).
     """
-    return both_ways(sdm, similarity, targets, eps=eps)
+    return both_ways(sdm, similarity, targets, eps=1e-2)
 
 
 def infonce(similarity: Tensor) -> Tensor:
@@ -82,13 +80,13 @@ def infonce(similarity: Tensor) -> Tensor:
     return both_ways(itc, similarity, torch.eye(len(similarity), device=similarity.device))
 
 
-def cmpm(image: Tensor, text: Tensor, pids: Tensor, *, target: str = "l2", eps: float = 1e-8) -> Tensor:
+def cmpm(image: Tensor, text: Tensor, pids: Tensor, *, target: str = "l2") -> Tensor:
     """Cross-modal projection matching, both directions.
 
     The anchor x_i is projected on the direction of every candidate of the other modality, and the softmax p of these
     lengths should be the pattern of matches:
 
-        sum over directions of mean_i sum_j p_ij (log p_ij - log(q_ij + eps)),   p_i = softmax_j(x_i . y_j / |y_j|)
+        sum over directions of mean_i sum_j p_ij (log p_ij - log(q_ij + 1e-8)),   p_i = softmax_j(x_i . y_j / |y_j|)
 
     image, text: (N, D), not normalised: a longer anchor is a more certain one. pids: (N,). target: how the 0/1 matrix M
     of matches becomes q. "distribution" divides a row by its sum, as the paper says. "l2" divides it by its Euclidean
@@ -97,7 +95,7 @@ def cmpm(image: Tensor, text: Tensor, pids: Tensor, *, target: str = "l2", eps: 
     """
     matches = (pids[:, None] == pids[None, :]).float()
     q = normalize(matches, p=2 if target == "l2" else 1, dim=1)
-    log_q = torch.log(q + eps)
+    log_q = torch.log(q + 1e-8)
     loss = 0.0
     for anchor, other in ((image.float(), text.float()), (text.float(), image.float())):
         log_p = log_softmax(anchor @ normalize(other, dim=1).T, dim=1)

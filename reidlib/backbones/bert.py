@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from reidlib.backbones.clip import Tokens, packed, pad_and_cut, unpack
-from reidlib.errors import ReidError
+from reidlib.errors import ReidError, nearest
 
 # BERTs with random weights. Their words are CLIP's byte pairs, which come with open_clip: nothing is downloaded.
 RANDOM: dict[str, dict[str, Any]] = {
@@ -21,7 +21,7 @@ RANDOM: dict[str, dict[str, Any]] = {
 
 
 class TextEncoder(nn.Module):
-    """A bidirectional text encoder behind one face. `model` keeps the parameter names of transformers.
+    """A bidirectional text encoder behind one interface. `model` keeps the parameter names of transformers.
 
     model: any encoder whose output has `last_hidden_state` and `attentions`. name: whose tokenizer to use, a key of
     `RANDOM` or a Hugging Face name or folder; it is opened when it is first needed. length: captions are padded and
@@ -115,7 +115,7 @@ def create_text_encoder(name: str, length: int, width: int) -> TextEncoder:
     from transformers import AutoModel
 
     # Fused kernels return no attention. At the length of a caption the plain one costs little.
-    return TextEncoder(_fetched(AutoModel.from_pretrained, name, attn_implementation="eager"), name, length)
+    return TextEncoder(fetched(AutoModel.from_pretrained, name, RANDOM, attn_implementation="eager"), name, length)
 
 
 def recompute_activations(model: nn.Module) -> None:
@@ -150,7 +150,7 @@ def tokenizer_of(files: dict[str, str]):
 def _tokenizer(name: str):
     from transformers import AutoTokenizer
 
-    return _fetched(AutoTokenizer.from_pretrained, name)
+    return fetched(AutoTokenizer.from_pretrained, name)
 
 
 @cache
@@ -160,11 +160,17 @@ def _clip_words():
     return SimpleTokenizer()
 
 
-def _fetched(load: Callable, name: str, **options: Any):
+def fetched(load: Callable, name: str, known: Iterable[str] = (), **options: Any) -> Any:
+    """What `load`, a `from_pretrained` of transformers, makes of a name or folder; ReidError where it cannot.
+
+    known: names that need no download, of which the error tells the nearest.
+    """
     try:
         return load(name, **options)
     except (OSError, ValueError) as error:
+        hint = f" ({nearest(name, known)})" if known and "/" not in name else ""
         raise ReidError(
-            f"The text encoder {name!r} could not be loaded ({str(error).splitlines()[0].rstrip('.')}). "
-            f"Without a network, fetch it on another machine (huggingface-cli download {name}) and name the folder."
+            f"{name!r} is neither a folder here nor could it be fetched{hint}: on a machine with a network run "
+            f"`hf download {name} --local-dir <folder>`, after `hf auth login` where a licence must be accepted, "
+            "bring the folder here and name it instead."
         ) from error

@@ -39,7 +39,7 @@ class Tokens(NamedTuple):
 
 
 class CLIP(nn.Module):
-    """An open_clip model behind one face: pooled features, tokens, attention, tokenizer, preprocessing.
+    """An open_clip model behind one interface: pooled features, tokens, attention, tokenizer, preprocessing.
 
     `model` keeps open_clip's parameter names (those of OpenAI's release for its models). preprocess: how it takes
     pictures; left out, as open_clip says on the model. config: open_clip's `model_cfg` of it, without which the model
@@ -227,24 +227,20 @@ class CLIP(nn.Module):
         """Token embeddings before positions are added, (B, L) -> (B, L, text_width)."""
         return self._text.token_embedding(ids)
 
-    def text_tokens(
-        self, ids: Tensor, *, project: bool = True, attention: bool = False, embedded: Tensor | None = None
-    ) -> Tokens:
-        """All text tokens after the final norm and, if `project`, the projection: (B, L, embed_dim or text_width)."""
+    def text_tokens(self, ids: Tensor, *, attention: bool = False, embedded: Tensor | None = None) -> Tokens:
+        """All text tokens after the final norm and the projection: (B, L, embed_dim)."""
         text, length = self._text, ids.shape[1]
         x = text.token_embedding(ids) if embedded is None else embedded[:, :length]
         x = x + text.positional_embedding[:length]
         mask = text.attn_mask if text.attn_mask is None else text.attn_mask[:length, :length]
         with _Attention(text.transformer.resblocks, attention) as seen:
             x = text.ln_final(text.transformer(x, attn_mask=mask))
-        if project:
-            projection = text.text_projection
-            x = projection(x) if isinstance(projection, nn.Linear) else x @ projection
-        return Tokens(x, seen.weights)
+        projection = text.text_projection
+        return Tokens(projection(x) if isinstance(projection, nn.Linear) else x @ projection, seen.weights)
 
-    def checkpoint_activations(self, on: bool = True) -> None:
+    def checkpoint_activations(self) -> None:
         """Recompute both towers' activations in the backward pass: less memory, about a third more time."""
-        self.model.set_grad_checkpointing(on)
+        self.model.set_grad_checkpointing(True)
 
 
 class _Attention(nn.Module):

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from reidlib.backbones.bert import config_of, recompute_activations, tokenizer_of
+from reidlib.backbones.bert import config_of, fetched, recompute_activations, tokenizer_of
 from reidlib.backbones.clip import packed, pad_and_cut
 from reidlib.data.dialogues import ANSWERS, ASKS, CAPTION_QUESTIONS, SYSTEM, Dialogue, caption_turn, serialise
-from reidlib.errors import ConfigError, ReidError, nearest
+from reidlib.errors import ConfigError
 
 SWINV2 = {  # random weights; sizes of the published models
     "toy": {"embed_dim": 24, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 4, 8], "window_size": 4},
@@ -93,7 +93,7 @@ class Vocabulary(NamedTuple):
         """
         from transformers import AutoTokenizer
 
-        return cls.of(_fetch(AutoTokenizer, name))
+        return cls.of(fetched(AutoTokenizer.from_pretrained, name))
 
     @classmethod
     def of(cls, tokenizer: Any) -> Self:
@@ -296,7 +296,7 @@ def swin(name: str, image_size: tuple[int, int], drop_path: float = 0.0) -> nn.M
 
     if name in SWINV2:
         return swin_of(Swinv2Config(**SWINV2[name], image_size=image_size), drop_path)
-    model = _fetch(Swinv2Model, name, SWINV2, image_size=image_size).float()
+    model = fetched(Swinv2Model.from_pretrained, name, SWINV2, image_size=image_size).float()
     if model.config.model_type != "swinv2":
         raise ConfigError(f"{name} is a {model.config.model_type} model and the image tower should be a swinv2 one.")
     return _with_drop_path(model, drop_path)
@@ -331,22 +331,10 @@ def decoder(name: str) -> tuple[nn.Module, Vocabulary]:
 
     if name in LLAMA:
         return LlamaModel(LlamaConfig(**LLAMA[name])), Vocabulary.clip_bpe()
-    model = _fetch(AutoModel, name, LLAMA).float()
+    model = fetched(AutoModel.from_pretrained, name, LLAMA).float()
     if model.config.is_encoder_decoder:
         raise ConfigError(f"{name} has an encoder and a decoder; the text tower should be a decoder-only model.")
     return model, Vocabulary.pretrained(name)
-
-
-def _fetch(kind: Any, name: str, known: Sequence[str] = (), **options: Any) -> Any:
-    try:
-        return kind.from_pretrained(name, **options)
-    except (OSError, ValueError) as error:
-        hint = f" ({nearest(name, known)})" if known and "/" not in name else ""
-        raise ReidError(
-            f"{name!r} is neither a folder here nor could it be fetched{hint}: on a machine with a network run "
-            f"`hf download {name} --local-dir <folder>`, after `hf auth login` where a licence must be accepted, "
-            f"bring the folder here and give its path as the tower's name."
-        ) from error
 
 
 def _occurrences(ids: Tensor, sequence: Tensor) -> Tensor:

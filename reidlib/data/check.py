@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from reidlib.data.table import SPLITS, PersonData, absent, captions, counts, some
+from reidlib.data.table import SPLITS, PersonData, absent, captions, counts, examples
 from reidlib.errors import DataError
 from reidlib.progress import tqdm
 
@@ -65,7 +65,9 @@ def check(data: PersonData, *, decode: bool = True) -> Report:
     files = data.pictures
     report.missing = absent(data.root, files)
     if report.missing:
-        report.problems.append(f"Files missing under {data.root}: {len(report.missing):,} ({some(report.missing)}).")
+        report.problems.append(
+            f"Files missing under {data.root}: {len(report.missing):,} ({examples(report.missing)})."
+        )
     if decode:
         report.unreadable = unreadable(data.root, sorted(set(files) - set(report.missing)))
         report.problems += report.unreadable.values()
@@ -74,7 +76,7 @@ def check(data: PersonData, *, decode: bool = True) -> Report:
     report.shared_pids = splits_of.index[splits_of > 1].tolist()
     if report.shared_pids:
         report.problems.append(
-            f"Identities in more than one split: {len(report.shared_pids):,} ({some(report.shared_pids)})."
+            f"Identities in more than one split: {len(report.shared_pids):,} ({examples(report.shared_pids)})."
         )
     _check_captions(report, captions(table, data.sketch_of))
     return report
@@ -112,7 +114,7 @@ def _check_captions(report: Report, table: pd.DataFrame) -> None:
     texts = list(table.itertuples(index=False, name=None))
     wordless = [caption for _, caption in texts if not re.search(r"\w", caption)]
     if wordless:
-        report.problems.append(f"Captions empty after cleaning: {len(wordless):,} ({some(wordless)}).")
+        report.problems.append(f"Captions empty after cleaning: {len(wordless):,} ({examples(wordless)}).")
     plain = [(pid, " ".join(caption.lower().split())) for pid, caption in texts]
     report.duplicated = {text: times for text, times in Counter(text for _, text in plain).most_common() if times > 1}
     if report.duplicated:
@@ -120,5 +122,5 @@ def _check_captions(report: Report, table: pd.DataFrame) -> None:
         shared = sum(people[text] > 1 for text in report.duplicated)
         report.notes.append(
             f"Captions that occur more than once: {len(report.duplicated):,}, {shared:,} of them for different people "
-            f"({some(report.duplicated)})."
+            f"({examples(report.duplicated)})."
         )

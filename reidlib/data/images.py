@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from reidlib import paths as places
 from reidlib.errors import ConfigError, DataError, UnreadableError
+from reidlib.paths import cache_dir, inside
 from reidlib.rowstore import RowStore
 
 MAX_PIXELS = 64_000_000
@@ -166,10 +166,10 @@ class Pixels:
             raise DataError(f"No pictures of {root} were given; expected at least one.")
         self.root, self.paths, self.size = Path(root), list(paths), tuple(size)
         self.interpolation, self.resize = interpolation, resize
-        self.folder = Path(folder or places.cache_dir())
+        self.folder = Path(folder or cache_dir())
         self.index = {path: position for position, path in reversed(list(enumerate(self.paths)))}
         names = list(dict.fromkeys(self.paths))
-        files = [places.inside(self.root, name) for name in names]
+        files = [inside(self.root, name) for name in names]
         stamps = [_stamp(file) for file in files]
         self.store = RowStore(self.folder / self._name(), (3, *self.size), np.uint8)
         need = self.store.lacks(names, stamps)
@@ -209,7 +209,7 @@ class Pixels:
         return read_pixels(file, self.size, self.interpolation, self.resize)
 
     def _read(self, position: int) -> np.ndarray:
-        return self._pixels(places.inside(self.root, self.paths[position]))
+        return self._pixels(inside(self.root, self.paths[position]))
 
     def _decode_missing(self, names: list[str], files: list[Path], stamps: list[str]) -> None:
         errors: dict[int, DataError] = {}

@@ -11,7 +11,7 @@ import pandas as pd
 from reidlib.data.folders import read_folder, read_market, read_pku
 from reidlib.data.protocols import read_interactive, read_itcpr, read_luperson, read_orbench
 from reidlib.data.records import TRI_PARTS, parse_json, read_mals, read_records, read_text, read_tri
-from reidlib.data.table import SPLITS, PersonData, Read, absent, counts, told
+from reidlib.data.table import SPLITS, PersonData, Read, absent, counts, first_faults
 from reidlib.errors import ConfigError, DataError, nearest
 from reidlib.paths import data_dir
 
@@ -161,7 +161,7 @@ def _finish(name: str, root: Path, read: Read, pictures: bool) -> PersonData:
         found += f"; pictures missing: {len(missing):,}, such as {missing[0]}" if missing else ""
     faults = list(read.faults)
     if faults:
-        warnings.warn(f"{name} at {root}: {told(faults)}", stacklevel=3)
+        warnings.warn(f"{name} at {root}: {first_faults(faults)}", stacklevel=3)
     protocol = dict(read.protocol)
     return PersonData(name, root, table, found + ".", read.sketch_of, faults, list(read.notes), protocol)
 

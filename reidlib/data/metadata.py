@@ -20,7 +20,7 @@ from pathlib import Path
 import pandas as pd
 
 from reidlib.data.records import expect, get, parse_json, picture_of, read_text, text_of
-from reidlib.data.table import DISTRACTOR, PersonData, Read, absent, make_table, some
+from reidlib.data.table import DISTRACTOR, PersonData, Read, absent, examples, make_table
 from reidlib.data.walk import find_pictures
 from reidlib.errors import DataError
 from reidlib.paths import write_text
@@ -65,7 +65,7 @@ def read_metadata(root: Path, files: Sequence[Path], pictures: bool = True) -> R
     _number(rows, "pid", "image")
     _number(rows, "camid")
     names = " and ".join(path.relative_to(root).as_posix() for path in files)
-    notes = [f"Rows that repeat another and count once: {len(repeats):,} ({some(repeats)})."] if repeats else []
+    notes = [f"Rows that repeat another and count once: {len(repeats):,} ({examples(repeats)})."] if repeats else []
     faults = _missing(rows, root) if pictures else []
     rows = [row for row in rows if row]
     layout = names if any(row.pop("told") for row in rows) else f"{names} without a split, so all is test"
@@ -74,7 +74,7 @@ def read_metadata(root: Path, files: Sequence[Path], pictures: bool = True) -> R
         found, unusable = find_pictures(root)
         faults += unusable
         spare = sorted(set(found) - set(table["image"]) - {path for paths in table["sketch"] for path in paths})
-        notes += [f"Pictures without a row in {names}, left out: {len(spare):,} ({some(spare)})."] if spare else []
+        notes += [f"Pictures without a row in {names}, left out: {len(spare):,} ({examples(spare)})."] if spare else []
     return Read(table, layout, _share_sketches(table), faults, notes)
 
 

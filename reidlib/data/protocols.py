@@ -1,4 +1,4 @@
-"""Data sets that say themselves what is asked of their test pictures: ORBench, Interactive-PEDES, ITCPR."""
+"""Data sets that come with the queries of their protocol: ORBench, Interactive-PEDES, ITCPR; and LUPerson-MLLM."""
 
 import re
 from collections import defaultdict

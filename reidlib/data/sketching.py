@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from reidlib.data.images import open_image
-from reidlib.data.table import told
+from reidlib.data.table import first_faults
 from reidlib.errors import DataError
 from reidlib.paths import inside, written_whole
 from reidlib.progress import tqdm
@@ -22,16 +22,14 @@ PHOTOS, SKETCHES = "imgs", "imgs-sketch"
 HEIGHT = 256  # sketches are drawn at this height, whatever the photo's, so that lines are equally thick
 
 
-def make_sketches(
-    root: Path, paths: Sequence[str], seed: int = 0, folders: tuple[str, str] = (PHOTOS, SKETCHES), workers: int = 0
-) -> list[str]:
+def make_sketches(root: Path, paths: Sequence[str], seed: int = 0, workers: int = 0) -> list[str]:
     """Draws a sketch of every photo, `imgs/a/b.jpg` under `root` giving `imgs-sketch/a/b.jpg`, and returns their paths.
 
     A sketch depends on its photo, path and `seed` alone. What exists already is kept, so a run that was killed goes on
     where it stopped; files appear whole or not at all. workers: processes, 0 for one a core. Raises DataError for a
-    path outside the first of `folders`; photos that cannot be read are left out with one warning.
+    path outside `imgs/`; photos that cannot be read are left out with one warning.
     """
-    made = [sketch_path(path, folders) for path in paths]
+    made = [sketch_path(path) for path in paths]
     todo = [pair for pair in dict.fromkeys(zip(paths, made, strict=True)) if not inside(root, pair[1]).exists()]
     workers = min(workers or os.cpu_count() or 1, len(todo))
     draw = partial(_draw_file, Path(root), seed)
@@ -41,7 +39,7 @@ def make_sketches(
     else:
         errors = _watch(map(draw, todo), len(todo))
     if broken := {path: error for (_, path), error in zip(todo, errors, strict=True) if error}:
-        sentences = told(broken.values())
+        sentences = first_faults(broken.values())
         warnings.warn(f"Photos that cannot be read and get no sketch: {len(broken):,}. {sentences}", stacklevel=2)
     return [path for path in made if path not in broken]
 
@@ -51,25 +49,24 @@ def _watch(results: Iterable[str], total: int) -> list[str]:
     return list(tqdm(results, total=total, desc="drawing", leave=False, disable=None))
 
 
-def sketch_path(path: str, folders: tuple[str, str] = (PHOTOS, SKETCHES)) -> str:
-    """Where the sketch of a photo lies, both relative to the data set's root; only the first folder changes."""
-    photos, sketches = folders
+def sketch_path(path: str) -> str:
+    """Where the sketch of a photo lies, both relative to the data set's root; only the first `imgs` changes."""
     parts = Path(path).parts
-    if photos not in parts:
-        raise DataError(f"The photo {path} should lie in a folder {photos}/, whose twin {sketches}/ takes its sketch.")
-    at = parts.index(photos)
-    return Path(*parts[:at], sketches, *parts[at + 1 :]).as_posix()
+    if PHOTOS not in parts:
+        raise DataError(f"The photo {path} should lie in a folder {PHOTOS}/, whose twin {SKETCHES}/ takes its sketch.")
+    at = parts.index(PHOTOS)
+    return Path(*parts[:at], SKETCHES, *parts[at + 1 :]).as_posix()
 
 
-def draw_sketch(photo: Image.Image, rng: np.random.Generator, height: int = HEIGHT) -> Image.Image:
-    """A photo redrawn in pencil, grey, `height` pixels high in the photo's proportions.
+def draw_sketch(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """A photo redrawn in pencil, grey, `HEIGHT` pixels high in the photo's proportions.
 
     Lines are the extended difference of Gaussians (Winnemöller et al., 2012), fine ones and contours, each displaced
     by its own smooth wobble and with gaps where the pencil left the paper; dark clothes are hatched; the surroundings
     fade, as a witness draws the person and not the street.
     """
-    width = max(8, round(photo.width * height / photo.height))
-    grey = np.asarray(photo.convert("L").resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32) / 255
+    width = max(8, round(photo.width * HEIGHT / photo.height))
+    grey = np.asarray(photo.convert("L").resize((width, HEIGHT), Image.Resampling.BICUBIC), dtype=np.float32) / 255
     fine = _wobble(_lines(grey, rng.uniform(0.5, 0.7)), rng, 0.8) * _gaps(grey.shape, rng)
     contour = _wobble(_lines(grey, rng.uniform(0.9, 1.2)), rng, 1.4) * _gaps(grey.shape, rng)
     shade = _wobble(_hatching(grey, rng), rng, 1.0)

@@ -16,11 +16,11 @@ if TYPE_CHECKING:  # it needs torch, which is slow to import
     from reidlib.query import Query
 
 SPLITS = ("train", "val", "test")
-PARTS = {"text": "captions", "turns": "dialogues", "sketch": "sketches"}  # a part, and how a reader of English says it
+PARTS = {"text": "captions", "turns": "dialogues", "sketch": "sketches"}  # a part, and its name in a sentence
 LISTS = (*PARTS, "text_bt")
 COLUMNS = ("split", "pid", "image", "camid", *LISTS, "attributes")
 DISTRACTOR = -1  # the pid of a picture of somebody whom no query looks for
-TOLD = 10  # pictures that a warning names one by one; `check` names all
+NAMED = 10  # pictures that a warning names one by one; `check` names all
 
 
 class Asked(NamedTuple):
@@ -108,14 +108,13 @@ class PersonData:
         """
         if not faults:
             return
+        first = first_faults(faults.values())
         kept = self.table[~self.table["image"].isin(faults.keys())].reset_index(drop=True)
         if kept.empty:
-            raise DataError(
-                f"None of the {len(self.table):,} pictures of {self.name} can be read: {told(faults.values())}"
-            )
+            raise DataError(f"None of the {len(self.table):,} pictures of {self.name} can be read: {first}")
         kept["sketch"] = [[path for path in paths if path not in faults] for paths in kept["sketch"]]
         warnings.warn(
-            f"Pictures of {self.name} that cannot be read and are left out: {len(faults):,}. {told(faults.values())}",
+            f"Pictures of {self.name} that cannot be read and are left out: {len(faults):,}. {first}",
             stacklevel=3,
         )
         self.table = kept
@@ -199,13 +198,14 @@ def absent(root: Path, paths: Iterable[str]) -> list[str]:
     return missing
 
 
-def told(faults: Iterable[str]) -> str:
+def first_faults(faults: Iterable[str]) -> str:
     """The first ten of many sentences."""
     faults = list(faults)
-    return " ".join(faults[:TOLD]) + (f" ... (`reid check` names all {len(faults):,})" if len(faults) > TOLD else "")
+    rest = f" ... (`reid check` names all {len(faults):,})" if len(faults) > NAMED else ""
+    return " ".join(faults[:NAMED]) + rest
 
 
-def some(items: Iterable) -> str:
+def examples(items: Iterable) -> str:
     """The first three of `items`, in words."""
     items = [repr(item) if isinstance(item, str) else str(item) for item in items]
     return ", ".join(items[:3]) + (" ..." if len(items) > 3 else "")

@@ -1,7 +1,7 @@
 """Evaluation: who is found, at which rank, under which protocol."""
 
 from reidlib.evaluation.encoding import Encoder
-from reidlib.evaluation.metrics import Ranks, best_rank_integral, rank, top_k
+from reidlib.evaluation.metrics import Ranks, best_rank_integral, rank
 from reidlib.evaluation.tasks import Task, Validation, evaluate, over_trials, protocol_tasks, tasks, validation
 
 __all__ = [
@@ -15,6 +15,5 @@ __all__ = [
     "protocol_tasks",
     "rank",
     "tasks",
-    "top_k",
     "validation",
 ]

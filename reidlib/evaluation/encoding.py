@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, distributed
 
 from reidlib.data.images import Pixels
-from reidlib.devices import autocast
+from reidlib.devices import autocast, processes
 from reidlib.methods.base import Method
 from reidlib.query import Picture, Query
 
@@ -60,8 +60,8 @@ class Encoder:
     @torch.inference_mode()
     def _run(self, items: Sequence, embed: Callable[[Sequence], Tensor]) -> Tensor:
         was_training = self.model.training
-        shared = distributed.is_available() and distributed.is_initialized()
-        rank, world = (distributed.get_rank(), distributed.get_world_size()) if shared else (0, 1)
+        world = processes()
+        rank = distributed.get_rank() if world > 1 else 0
         starts = range(0, len(items), self.batch_size)
         self.model.eval()
         try:

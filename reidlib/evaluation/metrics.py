@@ -11,6 +11,7 @@ from reidlib.errors import ReidError
 
 QUERY_BLOCK, GALLERY_BLOCK = 512, 16_384  # 32 MB of float32 similarities at a time, however large the gallery
 DRAWN = 1_000_000  # random numbers held at a time by a test of significance: 16 MB
+RESAMPLES, FLIPS = 2_000, 10_000  # draws of the bootstrap and of the paired test
 
 
 @dataclass
@@ -143,32 +144,16 @@ def best_rank_integral(rounds: Sequence[np.ndarray]) -> float:
     return float(((logs[:-1] + logs[1:]) / 2).mean())
 
 
-def top_k(queries: Tensor, gallery: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Scores and gallery rows of the k best for each query, (Q, k) each, best first, in blocks over the gallery."""
-    k = min(k, len(gallery))
-    best = torch.empty(len(queries), 0, device=queries.device)
-    index = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
-    for start in range(0, len(gallery), GALLERY_BLOCK):
-        scores = queries @ gallery[start : start + GALLERY_BLOCK].to(queries).T
-        rows = torch.arange(start, start + scores.shape[1], device=queries.device).expand_as(scores)
-        scores, rows = torch.cat([best, scores], dim=1), torch.cat([index, rows], dim=1)
-        best, chosen = scores.topk(min(k, scores.shape[1]), dim=1)
-        index = rows.gather(1, chosen)
-    return best, index
-
-
-def bootstrap_interval(
-    values: np.ndarray, level: float = 0.95, draws: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of `values` (Q,) over queries."""
-    rng, values = np.random.default_rng(seed), np.asarray(values, dtype=float)
+def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
+    """The 95 % percentile bootstrap interval of the mean of `values` (Q,) over queries."""
+    rng, values = np.random.default_rng(0), np.asarray(values, dtype=float)
     evenly = np.full(len(values), 1 / len(values))
-    means = [rng.multinomial(len(values), evenly, size=n) @ values for n in _shares(draws, len(values))]
+    means = [rng.multinomial(len(values), evenly, size=n) @ values for n in _shares(RESAMPLES, len(values))]
     means = np.concatenate(means) / len(values)
-    return tuple(np.quantile(means, [(1 - level) / 2, (1 + level) / 2]))
+    return tuple(np.quantile(means, [0.025, 0.975]))
 
 
-def paired_test(a: np.ndarray, b: np.ndarray, draws: int = 10_000, seed: int = 0) -> float:
+def paired_test(a: np.ndarray, b: np.ndarray) -> float:
     """Two-sided p-value that two methods do equally well on the same queries, by random sign flips.
 
     a, b: (Q,) a value each query, such as average precision or a hit. The statistic is |mean(a - b)|; under the null
@@ -178,10 +163,10 @@ def paired_test(a: np.ndarray, b: np.ndarray, draws: int = 10_000, seed: int = 0
     difference = difference[difference != 0]
     if not len(difference):
         return 1.0
-    rng = np.random.default_rng(seed)
-    shares = _shares(draws, len(difference))
+    rng = np.random.default_rng(0)
+    shares = _shares(FLIPS, len(difference))
     flipped = [np.abs(rng.choice((-1.0, 1.0), size=(n, len(difference))) @ difference) for n in shares]
-    return float((1 + (np.concatenate(flipped) >= abs(difference.sum()) - 1e-12).sum()) / (draws + 1))
+    return float((1 + (np.concatenate(flipped) >= abs(difference.sum()) - 1e-12).sum()) / (FLIPS + 1))
 
 
 def versus(ours: Ranks, theirs: Ranks) -> str:

@@ -15,7 +15,7 @@ from reidlib.data import PersonData
 from reidlib.data.images import Pixels
 from reidlib.errors import DataError
 from reidlib.evaluation.encoding import Encoder
-from reidlib.evaluation.metrics import Ranks, rank, top_k
+from reidlib.evaluation.metrics import Ranks, rank
 from reidlib.methods.base import Method
 from reidlib.query import Query
 
@@ -59,7 +59,7 @@ class Task:
         part = replace(self.subset(queries), questions=None)
         asked, gallery = encoder.queries(part.queries), encoder.images(self.gallery)
         first = part.rank(asked, gallery).first.tolist()
-        best, rows = top_k(asked, gallery, k + 1)
+        best, rows = (asked @ gallery.T).topk(min(k + 1, len(gallery)), dim=1)  # of few queries
         found = []
         for number, query in enumerate(part.queries):
             own = -1 if part.sources is None else part.sources[number]
@@ -150,13 +150,13 @@ def tasks(data: PersonData, split: str, reads: Iterable[str]) -> list[Task]:
     return made
 
 
-def text_task(data: PersonData, split: str, leave_out_source: bool = False) -> Task:
-    """Every caption finds its person. Leaving out the picture it describes makes it comparable to sketches."""
+def text_task(data: PersonData, split: str) -> Task:
+    """Every caption finds its person."""
     rows = _Gallery.of(data, split)
     queries = rows.frame.explode("text").dropna(subset="text")
     if data.sketch_of == "person":  # captions describe the person and stand on each picture's row
         queries = queries.drop_duplicates(["pid", "text"])
-    return rows.task("t2i", queries, ["text"], sources=np.array(queries.index) if leave_out_source else None)
+    return rows.task("t2i", queries, ["text"])
 
 
 def sketch_task(data: PersonData, split: str, pooled: bool = False) -> Task:

@@ -1,4 +1,4 @@
-"""The face every method shows: it embeds pictures and queries, gives its losses, and names its learning rates."""
+"""The interface of every method: it embeds pictures and queries, gives its losses, and names its learning rates."""
 
 import math
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ from reidlib.query import Picture, Query, Turn
 # Rocchio's weights of the likes and dislikes against a query of weight 1, as in the SMART system.
 LIKED, DISLIKED = 0.75, 0.15
 MAX_LOG_SCALE = math.log(100)
+IN_WORDS = {"text": "a text", "turns": "a dialogue", "sketch": "a sketch"}  # the parts that a method may not read
 
 
 class Method(nn.Module):
@@ -45,20 +46,20 @@ class Method(nn.Module):
     @property
     def mean(self) -> tuple[float, float, float]:
         """What pictures are normalised by: those of its `clip`, or a constant of the method's own."""
-        return self._own.mean
+        return self._of_backbone.mean
 
     @property
     def std(self) -> tuple[float, float, float]:
-        return self._own.std
+        return self._of_backbone.std
 
     @property
     def preprocess(self) -> Preprocess:
         """How it takes pictures, all that is needed to prepare one."""
-        own = replace(self._own, size=tuple(self.image_size), mean=tuple(self.mean), std=tuple(self.std))
+        own = replace(self._of_backbone, size=tuple(self.image_size), mean=tuple(self.mean), std=tuple(self.std))
         return replace(own, interpolation=getattr(self.config, "interpolation", "") or own.interpolation)
 
     @property
-    def _own(self) -> Preprocess:
+    def _of_backbone(self) -> Preprocess:
         clip = getattr(self, "clip", None)
         return clip.preprocess if clip is not None else Preprocess(tuple(self.image_size), *CLIP_STATISTICS)
 
@@ -141,7 +142,7 @@ class Method(nn.Module):
     def require(self, *parts: str) -> None:
         """Raises ReidError unless this method reads one of `parts`."""
         if not set(parts) & set(self.reads):
-            raise ReidError(f"{self.name} reads {' and '.join(self.reads)}; it cannot read {_A[parts[0]]}.")
+            raise ReidError(f"{self.name} reads {' and '.join(self.reads)}; it cannot read {IN_WORDS[parts[0]]}.")
 
     def pixels(self, pictures: Sequence[Picture] | Tensor) -> Tensor:
         """Pictures as the model takes them, (B, 3, H, W) normalised, on its device.
@@ -173,7 +174,7 @@ class Method(nn.Module):
             query = replace(query, text="", turns=query.as_turns)
         elif "text" in self.reads:
             query = replace(query, text=query.as_text, turns=())
-        for part in set(query.parts) & set(_A):
+        for part in set(query.parts) & set(IN_WORDS):
             self.require(part)
         if not query.parts:
             raise ReidError("The query is empty; expected a text, turns, a sketch, a photo or marks.")
@@ -220,9 +221,6 @@ class Method(nn.Module):
         for module in self.modules():
             if module is not self and hasattr(module, "checkpoint_activations"):
                 module.checkpoint_activations()
-
-
-_A = {"text": "a text", "turns": "a dialogue", "sketch": "a sketch"}
 
 
 def learnt_scale(logit_scale: nn.Parameter) -> Tensor:

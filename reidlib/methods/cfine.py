@@ -1,4 +1,4 @@
-"""CFine: a picture and a caption matched as wholes, by two groups of telling tokens, and token by token (TIP 2023).
+"""CFine: a picture and a caption matched as wholes, by two groups of their most attended tokens, and token by token.
 
 CLIP's image tower, without its projection, and a BERT give a vector for every patch and word. What the last layer's
 [CLS] attends to most is worth comparing. `Head` holds everything after the two towers:

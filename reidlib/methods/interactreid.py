@@ -45,24 +45,7 @@ class AdaptConfig(Config):
 
     @classmethod
     def paper(cls) -> Self:
-        return cls(
-            backbone="ViT-B-16-quickgelu:openai",
-            image_size=(224, 224),
-            interpolation="bilinear",
-            epochs=5,
-            batch_size=240,
-            lr=1e-4,
-            warmup_epochs=1,
-            warmup_from=1e-6 / 1e-4,
-            warmup_shape="linspace",
-            end_factor=5e-6 / 1e-4,
-            betas=(0.9, 0.98),
-            eps=1e-8,
-            weight_decay=0.02,
-            precision="fp16",
-            seed=1,
-            select_by="s2i R@1",
-        )
+        return cls(**_paper(1e-4), epochs=5, batch_size=240, warmup_epochs=1, seed=1, select_by="s2i R@1")
 
     @classmethod
     def toy(cls) -> Self:
@@ -97,24 +80,7 @@ class InvertConfig(Config):
 
     @classmethod
     def paper(cls) -> Self:
-        return cls(
-            backbone="ViT-B-16-quickgelu:openai",
-            image_size=(224, 224),
-            interpolation="bilinear",
-            epochs=20,
-            batch_size=32,
-            lr=1e-5,
-            warmup_epochs=5,
-            warmup_from=1e-6 / 1e-5,
-            warmup_shape="linspace",
-            end_factor=5e-6 / 1e-5,
-            betas=(0.9, 0.98),
-            eps=1e-8,
-            weight_decay=0.02,
-            precision="fp16",
-            seed=0,
-            select_by="st2i R@1",
-        )
+        return cls(**_paper(1e-5), epochs=20, batch_size=32, warmup_epochs=5, seed=0, select_by="st2i R@1")
 
     @classmethod
     def toy(cls) -> Self:
@@ -129,6 +95,23 @@ class InvertConfig(Config):
             augment="cfine",
             select_by="st2i mAP",
         )
+
+
+def _paper(lr: float) -> dict[str, Any]:
+    """What the paper's presets of both stages share: rates from 1e-6 up to `lr` and down to 5e-6."""
+    return {
+        "backbone": "ViT-B-16-quickgelu:openai",
+        "image_size": (224, 224),
+        "interpolation": "bilinear",
+        "lr": lr,
+        "warmup_from": 1e-6 / lr,
+        "warmup_shape": "linspace",
+        "end_factor": 5e-6 / lr,
+        "betas": (0.9, 0.98),
+        "eps": 1e-8,
+        "weight_decay": 0.02,
+        "precision": "fp16",
+    }
 
 
 class _SketchAndWords(Method):

@@ -24,7 +24,7 @@ from reidlib.errors import ConfigError, DataError, ReidError
 from reidlib.evaluation import Encoder, tasks
 from reidlib.losses import both_ways, identity_targets, itc
 from reidlib.methods.base import Method
-from reidlib.methods.cffa import CFFA, CFFAConfig
+from reidlib.methods.cffa import CFFA, CFFAConfig, Reasoning
 from reidlib.methods.cfine import CFine, CFineConfig
 from reidlib.methods.clip import Clip, ClipConfig
 from reidlib.methods.diana import DiaNA, DianaConfig
@@ -196,6 +196,21 @@ def embedded(model: Method, data) -> list[Tensor]:
     ]
 
 
+def guessing(rank: int | None = None) -> Tensor:
+    """CFFA's loss of four captions' hidden words, nine of them in the first half and one in the second: of a half, or
+    of all."""
+    torch.manual_seed(0)
+    reasoning, words, patches = (
+        Reasoning(32, heads=4, layers=1, vocab_size=50),
+        torch.randn(4, 6, 32),
+        torch.randn(4, 5, 32),
+    )
+    labels = torch.zeros(4, 6, dtype=torch.long)
+    labels[:2, 1:], labels[0, 1], labels[3, 2] = 7, 0, 9
+    half = slice(None) if rank is None else slice(2 * rank, 2 * rank + 2)
+    return reasoning(words[half], patches[half], labels[half]).detach()
+
+
 def under_torchrun(root: str, folder: str) -> None:
     """What each of the two processes of `test_two_processes_equal_one` does."""
     data, folder, results = load("toy", Path(root)), Path(folder), {}
@@ -204,8 +219,10 @@ def under_torchrun(root: str, folder: str) -> None:
         rows = list(train(model, data, model.config, folder / name, select=[]))
         results[name] = (rows[-1]["loss"], weights(model))
     results["embedded"] = embedded(small().eval(), data)
-    own = torch.arange(10.0).split([7, 3])[int(os.environ["RANK"])]  # another number of items in each process
+    rank = int(os.environ["RANK"])
+    own = torch.arange(10.0).split([7, 3])[rank]  # another number of items in each process
     results["own"] = own.mean() * weight_of(torch.tensor(len(own)))
+    results["words guessed"] = guessing(rank)
     odd = small(devices=2, batch_size=2 * (len(data.split("train")) // 2), epochs=1, max_steps=0, drop_last=False)
     results["rows of an odd batch"] = list(train(odd, data, odd.config, folder / "odd"))
     torch.save(results, folder / f"{os.environ['RANK']}.pt")
@@ -273,6 +290,7 @@ def test_two_processes_equal_one(data, tmp_path):
     for theirs in (first["embedded"], second["embedded"]):
         assert all(torch.equal(a, b) for a, b in zip(theirs, alone, strict=True))
     assert (first["own"] + second["own"]) / 2 == torch.arange(10.0).mean()
+    torch.testing.assert_close((first["words guessed"] + second["words guessed"]) / 2, guessing())
     assert first["rows of an odd batch"][-1]["t2i R@1"] == second["rows of an odd batch"][-1]["t2i R@1"]
 
 

@@ -306,7 +306,9 @@ def test_a_query_of_sketch_and_text_is_composed(stage2):
 
 
 def test_unknown_composition_is_refused():
-    with pytest.raises(ConfigError, match="composition should be 'pseudo-word', 'sum' or 'pseudo-text' and got 'pseudoword'"):
+    with pytest.raises(
+        ConfigError, match="composition should be 'pseudo-word', 'sum' or 'pseudo-text' and got 'pseudoword'"
+    ):
         invert(composition="pseudoword")
 
 

@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score
 
 from reidlib.errors import ReidError
 from reidlib.evaluation import metrics
-from reidlib.evaluation.metrics import Ranks, bootstrap_interval, paired_test, rank, top_k, versus
+from reidlib.evaluation.metrics import Ranks, bootstrap_interval, paired_test, rank, versus
 
 
 def scored(rows):
@@ -84,16 +84,6 @@ def test_against_a_full_sort(seed, n_queries, n_gallery, n_people):
 def test_broken_embeddings_are_refused():
     with pytest.raises(ReidError, match="not finite"):
         rank(torch.tensor([[float("nan")]]), torch.ones(1, 1), torch.tensor([1]), torch.tensor([1]))
-
-
-def test_top_k_in_blocks(monkeypatch):
-    monkeypatch.setattr(metrics, "GALLERY_BLOCK", 7)
-    queries, gallery = torch.randn(5, 8), torch.randn(40, 8)
-    scores, index = top_k(queries, gallery, 9)
-    full = (queries @ gallery.T).topk(9, dim=1)
-    assert torch.equal(index, full.indices)
-    torch.testing.assert_close(scores, full.values)
-    assert top_k(queries, gallery, 99)[0].shape == (5, 40)
 
 
 @pytest.mark.parametrize("measure", [bootstrap_interval, lambda values: paired_test(values, values.mean())])

@@ -69,7 +69,6 @@ def test_a_sketch_never_finds_the_photo_it_was_made_from(data):
     for source, query in zip(task.sources, task.queries, strict=True):
         assert rows["sketch"][source] == [query.sketch]
     assert text_task(data, "test").sources is None
-    assert text_task(data, "test", leave_out_source=True).sources is not None
 
 
 def test_embeddings_keep_their_order_whatever_the_batches(data, encoder):
@@ -81,7 +80,7 @@ def test_embeddings_keep_their_order_whatever_the_batches(data, encoder):
 def test_a_gallery_is_encoded_once(data, encoder):
     encoder._galleries.clear()
     encoder.model.images = 0
-    evaluate(encoder, [text_task(data, "test"), text_task(data, "test", leave_out_source=True)])
+    evaluate(encoder, [text_task(data, "test"), text_task(data, "test")])
     assert encoder.model.images == len(data.split("test"))
 
 

@@ -7,6 +7,8 @@ import pytest
 from reidlib.data import check, find_pictures, load
 from reidlib.data.images import open_image
 from reidlib.errors import DataError
+from reidlib.retrieval import encode_folder
+from reidlib.tests.attribute_model import AttributeModel
 from reidlib.tests.test_readers import draw
 
 
@@ -15,6 +17,8 @@ def test_odd_but_legal_names_are_found_and_hidden_ones_left_out(tmp_path):
     (tmp_path / "notes.txt").touch()
     assert find_pictures(tmp_path) == (["9:30.png", "a b/été.JPG", "x.png/y.webp"], [])
     assert check(load("folder", tmp_path)).ok
+    gallery = encode_folder(AttributeModel(), tmp_path, tmp_path / "index")
+    assert [gallery.image(row) for row in range(len(gallery))] == load("folder", tmp_path).table["image"].tolist()
 
 
 @pytest.mark.parametrize(

@@ -183,12 +183,12 @@ def interactive(folder: Path, sources: dict[str, dict[str, list[Picture]]], rng:
                 path = f"{name}/imgs/{picture.path}"
                 album.link(folder.parent / name / "imgs" / picture.path, folder / path)
                 attributes[path] = picture.person.attributes
-                records.append({"split": split, "file_path": path, "id": pid, **_told(picture, split, rng)})
+                records.append({"split": split, "file_path": path, "id": pid, **_record(picture, split, rng)})
     _json(folder / "Interactive-PEDES_interactive_annos.json", records)
     _json(folder / "attributes.json", attributes)
 
 
-def _told(picture: Picture, split: str, rng: random.Random) -> dict[str, object]:
+def _record(picture: Picture, split: str, rng: random.Random) -> dict[str, object]:
     """What a record of Interactive-PEDES says of its picture."""
     person, shot = picture.person, picture.shot
     seen = shots.visible(person, shot)

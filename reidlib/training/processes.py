@@ -156,7 +156,7 @@ def rows_of(train: Callable[..., Iterator[dict]], model: Method, job: dict[str, 
         while alive:
             connection.wait([here, *(process.sentinel for process in alive)])
             alive = [process for process in alive if process.is_alive()]
-            yield from _waiting(here)
+            yield from _received(here)
             codes = [process.exitcode for process in running.processes]
             if any(codes):
                 raise _first_cause(codes, running.error_files)
@@ -203,7 +203,7 @@ def _nothing_in_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _waiting(rows: connection.Connection) -> Iterator[dict]:
+def _received(rows: connection.Connection) -> Iterator[dict]:
     with suppress(EOFError):  # all senders have ended
         while rows.poll():
             yield rows.recv()
