@@ -26,6 +26,11 @@ class ClipConfig(Config):
     bias_lr: float = 1.0  # times lr
     decay_vectors: bool = False  # norms decay, too; biases never do
 
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.views:
+            raise ConfigError("ClipConfig.views should hold 'text', 'sketch' or both and is empty.")
+
     @classmethod
     def paper(cls) -> "ClipConfig":
         """IRRA's fine-tuned CLIP (Jiang and Ye, CVPR 2023): the reference row of its tables."""
@@ -72,8 +77,6 @@ class Clip(Method):
 
     def __init__(self, config: ClipConfig, num_classes: int = 0, *, clip: CLIP | None = None):
         super().__init__()
-        if not config.views:
-            raise ConfigError("ClipConfig.views should hold 'text', 'sketch' or both and is empty.")
         self.config = config
         self.clip = clip or create_clip(config.backbone, config.image_size, config.positions)
         self.clip.logit_scale.requires_grad_(not config.temperature)

@@ -190,6 +190,7 @@ def training(tmp_path):
         ({"preset": "papper"}, "There is no preset 'papper'"),
         ({"overrides": {"epoch": 3}}, "ClipConfig has no setting 'epoch'; the nearest is 'epochs'"),
         ({"overrides": {"epochs": "three"}}, "ClipConfig.epochs should be int"),
+        ({"overrides": {"sampler": "best"}}, "ClipConfig.sampler should be 'random', 'identity' or 'length'"),
         ({"max_steps": -5}, "ClipConfig.max_steps should be at least 0 and got -5"),
         ({"epochs": 3}, "No parameter of 02_x is called 'epochs'; it is a setting of the method: "
                         "-p overrides \"{'epochs': 3}\""),
