@@ -26,7 +26,7 @@ from reidlib.weights import load_state
 MODES = ("global", "local", "all")
 REDUCTIONS = ("avg", "max", "min", "lsp_max", "lsp_min")
 SDM_EPS = 1e-6
-FULL, PARTS = 0.9, 4  # a batch with fewer words than this share is encoded in so many parts, by length
+FULL, ALIKE = 0.9, 8  # a batch with fewer words than this share is encoded by length, so many rows at a time
 
 
 @dataclass
@@ -296,7 +296,7 @@ class DiaNA(Method):
         """
         ids = self._trimmed(ids)
         words = (ids != self.towers.pad).sum(dim=1)
-        groups = PARTS if words.sum() < FULL * ids.numel() else 1
+        groups = math.ceil(len(ids) / ALIKE) if words.sum() < FULL * ids.numel() else 1
         order = words.argsort()
         parts = [self._encode_alike(self._trimmed(ids[rows]), refine, ids.shape[1]) for rows in order.chunk(groups)]
         back = order.argsort()
