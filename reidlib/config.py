@@ -46,7 +46,7 @@ class Config:
     warmup_epochs: float = 1.0
     warmup_steps: int = 0  # wins over warmup_epochs when it is not 0
     warmup_from: float = 0.1
-    warmup_shape: str = "linear"  # or "log"
+    warmup_shape: str = "linear"  # or "linspace", "log"
     end_factor: float = 0.0
     milestones: tuple[int, ...] = ()  # epochs, for "step"
     decay: float = 0.1  # at each milestone
