@@ -187,7 +187,7 @@ def _timed_parts(model: Method, optimizer: torch.optim.Optimizer, loss: Callable
         hooks.append(module.register_forward_pre_hook(lambda *_: entered.append(_now())))
         hooks.append(module.register_forward_hook(lambda *_, path=path: leave(_part(path))))
     begun = _now()
-    with autocast(model.device, model.config.precision if model.device.type == "cuda" else "fp32"):
+    with autocast(model.device, model.config.precision):
         total = loss()
     spent["losses"] = _now() - begun - sum(spent.values())
     for hook in hooks:  # what is computed again in the backward pass belongs to it
@@ -304,7 +304,7 @@ def _interactreid(model: Method, made: dict[str, Any]) -> tuple[Tensor, ...]:
 
 
 def train_step(model: Method, optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor]) -> None:
-    with autocast(model.device, model.config.precision if model.device.type == "cuda" else "fp32"):
+    with autocast(model.device, model.config.precision):
         total = loss()
     total.backward()
     optimizer.step()

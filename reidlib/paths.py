@@ -96,13 +96,14 @@ def _may_be_called(name: str) -> bool:
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path | str) -> Iterator[Path]:
     """Gives a path beside `path` to write to; when the block is done, that file takes the name `path` in one step.
 
     So a reader, and whoever comes after a crash or a full disk, finds the file as it was or as it is meant to be. What
     fails leaves nothing behind, a killed process at most `<name>.<process>.part`. Raises ReidError where the disk is
     full or forbids writing.
     """
+    path = Path(path)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")  # several processes may write one file
     try:
         yield part
@@ -116,13 +117,13 @@ def written_whole(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path | str, text: str) -> None:
     """Writes UTF-8, whole or not at all; bytes of file names that are no UTF-8 are written as they are."""
     with written_whole(path) as part:
         part.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
 
 
-def write_json(path: Path, data: object, **options: object) -> None:
+def write_json(path: Path | str, data: object, **options: object) -> None:
     write_text(path, json.dumps(data, **options))
 
 

@@ -20,7 +20,7 @@ LOWER_COLOURS = ("black", "white", "pink", "purple", "yellow", "gray", "blue", "
 # What 1, 2, ... mean in market_attribute.mat, as its authors list them; the colours and bags are 1 (no) or 2 (yes).
 MARKET_VALUES = {
     "gender": ("sex", ("man", "woman")),
-    "age": ("age", ("young", "teenage", "adult", "old")),
+    "age": ("age", ("young", "teenager", "adult", "old")),
     "hair": ("hair", ("short", "long")),
     "hat": ("hat", ("none", "hat")),
     "up": ("upper", ("long sleeve", "short sleeve")),
@@ -148,23 +148,24 @@ def _market_words(values: dict[str, int]) -> dict[str, str]:
     words = {ours: meanings[values[theirs] - 1] for theirs, (ours, meanings) in MARKET_VALUES.items()}
     words["bag"] = " and ".join(bag for bag in MARKET_BAGS if values[bag] == 2) or "none"
     for ours, theirs, colours in (("upper_colour", "up", UPPER_COLOURS), ("lower_colour", "down", LOWER_COLOURS)):
-        if colour := next((name for name in colours if values[theirs + name] == 2), ""):
-            words[ours] = colour
+        if found := [name for name in colours if values[theirs + name] == 2]:
+            words[ours] = " and ".join(found)
     return words
 
 
 def market_sentences(attributes: dict[str, str]) -> list[str]:
     """Two captions that say a person's Market-1501 attributes: as InteractReID's feedback words them, and in short."""
     who, she = f"{attributes['age']} {attributes['sex']}", "He" if attributes["sex"] == "man" else "She"
-    hat = "" if attributes["hat"] == "none" else " and a hat"
-    bag = "" if attributes["bag"] == "none" else " with a " + attributes["bag"].replace(" and ", " and a ")
+    bags = [f"a {bag}" for bag in attributes["bag"].split(" and ") if bag != "none"]
+    hat = ["a hat"] if attributes["hat"] != "none" else []
     upper = f"{attributes.get('upper_colour', '')} {attributes['upper']}".strip()
     lower = f"{attributes.get('lower_colour', '')} {attributes['lower_length']} {attributes['lower']}".strip()
-    carrying = bag.replace(" with", ", carrying")
+    has = " and ".join(["", *hat]) + (f", carrying {' and '.join(bags)}" if bags else "")
+    wears = f"{lower} with {' and '.join(hat + bags)}" if hat + bags else lower
     article = "An" if who[0] in "aeiou" else "A"
     return [
-        f"{article} {who} with {attributes['hair']} hair{hat}. {she} is in {upper} clothes, and wears {lower}{bag}.",
-        f"{article} {who} in a {upper} top and {lower}, {attributes['hair']} hair{hat}{carrying}.",
+        f"{article} {who} with {attributes['hair']} hair. {she} is in {upper} clothes, and wears {wears}.",
+        f"{article} {who} in a {upper} top and {lower}, {attributes['hair']} hair{has}.",
     ]
 
 

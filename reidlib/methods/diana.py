@@ -28,7 +28,7 @@ Reduction = Literal["avg", "max", "min", "lsp_max", "lsp_min"]
 MODES: tuple[str, ...] = get_args(Mode)
 REDUCTIONS: tuple[str, ...] = get_args(Reduction)
 SDM_EPS = 1e-6
-FULL, PARTS = 0.9, 4  # a batch with fewer words than this share is encoded in so many parts, by length
+FULL, ALIKE = 0.9, 8  # a batch with fewer words than this share is encoded by length, so many rows at a time
 
 
 @dataclass
@@ -297,7 +297,7 @@ class DiaNA(Method):
         """
         ids = self._trimmed(ids)
         words = (ids != self.towers.pad).sum(dim=1)
-        groups = PARTS if words.sum() < FULL * ids.numel() else 1
+        groups = math.ceil(len(ids) / ALIKE) if words.sum() < FULL * ids.numel() else 1
         order = words.argsort()
         parts = [self._encode_alike(self._trimmed(ids[rows]), refine, ids.shape[1]) for rows in order.chunk(groups)]
         back = order.argsort()

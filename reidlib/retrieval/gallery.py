@@ -1,5 +1,6 @@
 """A gallery: pictures on the disk, their embeddings, and how to encode many of them without losing work."""
 
+import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -175,9 +176,9 @@ class _PictureEncoder:
         return rows
 
     def _batches(self, positions: Sequence[int]) -> Iterator[list[torch.Tensor | None]]:
-        """Decoded pictures; threads are `AHEAD` batches ahead of the model."""
+        """Decoded pictures; threads are `AHEAD` batches ahead of the model, each with one picture at its full size."""
         waiting: deque[list[Future]] = deque()
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
             for start in range(0, len(positions), self.batch_size):
                 batch = positions[start : start + self.batch_size]
                 waiting.append([pool.submit(decoded, self.encoder.model, self.files[i]) for i in batch])

@@ -34,7 +34,7 @@ small {{ color: #667; overflow-wrap: anywhere; }}
 """
 
 
-def write_csv(session: QuerySession, path: Path, k: int = RESULTS) -> None:
+def write_csv(session: QuerySession, path: Path | str, k: int = RESULTS) -> None:
     """Columns rank, image (path in the gallery), score, mark.
 
     A path that a spreadsheet would run as a formula starts with an apostrophe in the file.
@@ -49,7 +49,7 @@ def write_csv(session: QuerySession, path: Path, k: int = RESULTS) -> None:
     write_text(path, out.getvalue())
 
 
-def write_report(session: QuerySession, path: Path, k: int = RESULTS) -> None:
+def write_report(session: QuerySession, path: Path | str, k: int = RESULTS) -> None:
     """One HTML file with the pictures in it; every word of the user and every file name is escaped."""
     words = {"say": "Said", "answer": "Answered", "only": "Searched only where"}
     told = "".join(

@@ -11,6 +11,8 @@ from reidlib import benchmarks, cli
 from reidlib.benchmarks import (
     METHODS,
     LiveMemory,
+    Unfilled,
+    _operations,
     alternate,
     arithmetic,
     bare_loss,
@@ -34,6 +36,7 @@ from reidlib.benchmarks import (
 from reidlib.data import load
 from reidlib.data.batches import data_pixels
 from reidlib.evaluation import metrics
+from reidlib.methods.cffa import CFFAConfig, Reasoning
 from reidlib.retrieval import GalleryIndex
 
 
@@ -139,6 +142,23 @@ def test_operations_are_counted_as_by_hand():
     similarities = lambda size: 3 * 2 * size * size * 96  # one product forward and two backward  # noqa: E731
     towers = [row["bare"] * 1e12 - similarities(size) for row, size in ((one, 2), (two, 4))]
     assert towers[1] == pytest.approx(2 * towers[0], rel=1e-9)
+
+
+def test_words_are_guessed_with_a_third_of_the_products_of_guessing_at_every_token():
+    """At the published sizes, with four hidden words a caption. What is left is the blocks before the last one."""
+    config = CFFAConfig.paper()
+    with Unfilled():
+        reasoning = without_contents(Reasoning(512, config.heads, config.mlm_layers, 49_408))
+    text, image = torch.randn(8, 77, 512), torch.randn(8, 193, 512)
+    labels = torch.zeros(8, 77, dtype=torch.long)
+    labels[:, 3:7] = 5
+    everything = torch.arange(77).expand(8, -1)
+
+    whole = _operations(lambda: reasoning.mlm_head(reasoning.fuse(text, image, everything)).mean())
+    ours = _operations(lambda: reasoning(text, image, labels))
+    blocks = reasoning.cross_modal_transformer.resblocks[:-1]
+    before = _operations(lambda: nn.Sequential(*blocks)(text.clone().requires_grad_()).mean())
+    assert whole > 3 * ours and ours < 1.4 * before
 
 
 def test_a_step_changes_the_weights_and_leaves_no_gradient():

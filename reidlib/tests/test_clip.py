@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from reidlib.backbones import create_clip
@@ -18,6 +19,7 @@ from reidlib.evaluation import Encoder, evaluate
 from reidlib.evaluation.tasks import text_task
 from reidlib.methods.base import learnt_scale
 from reidlib.methods.clip import Clip, ClipConfig
+from reidlib.query import Query
 from reidlib.tests.training import train
 
 
@@ -170,6 +172,16 @@ def test_logits_stay_float32_under_autocast(loss, monkeypatch):
     expected = model.losses(batch)["t2i"]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(model.losses(batch)["t2i"], expected)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_on_a_cpu_a_model_embeds_in_float32_whatever_it_was_trained_in(precision):
+    model = Clip(ClipConfig(backbone="toy-random"))
+    pictures, queries = [Image.new("RGB", (40, 80), "red")] * 2, [Query(text="a man in red")] * 2
+    expected = Encoder(model).images(pictures), Encoder(model).queries(queries)
+    model.config = model.config.replace(precision=precision)
+    assert torch.equal(Encoder(model).images(pictures), expected[0])
+    assert torch.equal(Encoder(model).queries(queries), expected[1])
 
 
 def test_a_checkpoint_that_asks_for_far_more_than_it_holds():

@@ -223,6 +223,7 @@ def test_rows_of_similar_length_are_encoded_together(towers: str, monkeypatch):
     seen = []
     encode = model.towers.encode_text
     monkeypatch.setattr(model.towers, "encode_text", lambda ids: seen.append(ids.shape[1]) or encode(ids))
+    monkeypatch.setattr("reidlib.methods.diana.ALIKE", 2)
     with torch.no_grad():
         grouped = model.encode_text(ids)
         monkeypatch.setattr("reidlib.methods.diana.FULL", 0.0)
@@ -232,6 +233,18 @@ def test_rows_of_similar_length_are_encoded_together(towers: str, monkeypatch):
     torch.testing.assert_close(grouped.pooled, whole.pooled, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(grouped.attributes, whole.attributes, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(grouped.dense[real], whole.dense[real], atol=1e-5, rtol=1e-4)
+
+
+def test_little_is_spent_on_padding(monkeypatch):
+    model = build("clip").eval()
+    ids = model.tokenize_turns([TALKS[1][:1] * rounds for rounds in range(1, 33)]).clone()
+    seen = []
+    encode = model.towers.encode_text
+    monkeypatch.setattr(model.towers, "encode_text", lambda ids: seen.append(ids.numel()) or encode(ids))
+    with torch.no_grad():
+        model.encode_text(ids, refine=False)
+    read = int((ids != model.towers.pad).sum())
+    assert read <= sum(seen) < 1.25 * read and ids.numel() > 1.5 * read
 
 
 @pytest.mark.parametrize("towers", ["clip", "transformers"])

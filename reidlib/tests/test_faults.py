@@ -99,7 +99,7 @@ print(json.dumps([count("whole"), count("killed 1"), count("killed 2")]))
 def test_training_killed_at_random_moments_ends_with_the_same_weights(toy_root, tmp_path):
     command = [sys.executable, "-c", ATTEMPTS, tmp_path, toy_root]
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=one_thread, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, env=one_thread, timeout=280)
     assert done.returncode == 0, done.stderr
     whole, every_step, every_other = json.loads(done.stdout)
     assert whole == 9 and 9 <= every_step <= 9 + 2 * 1 and 9 <= every_other <= 9 + 3 * 2, "all that kills cost"
@@ -226,7 +226,7 @@ WRITERS = {
     "the ranks of each query": per_query,
     "a figure": figure,
     "a session": lambda run, s: s.save(run.folder / "session.json"),
-    "a table": lambda run, s: write_csv(s, run.folder / "results.csv"),
+    "a table": lambda run, s: write_csv(s, str(run.folder / "results.csv")),
     "a report": lambda run, s: write_report(s, run.folder / "report.html"),
     "a gallery": lambda run, s: encode_folder(AttributeModel(), s.gallery.root, run.folder, batch_size=4),
 }

@@ -17,7 +17,8 @@ from PIL import Image
 
 from reidlib import rowstore
 from reidlib.data import images
-from reidlib.data.images import Pixels, open_image, read_pixels
+from reidlib.data.augment import CLIP
+from reidlib.data.images import Pixels, Preprocess, open_image, read_pixels
 from reidlib.errors import ConfigError, DataError
 
 Usage = namedtuple("Usage", "total used free")
@@ -311,3 +312,17 @@ def test_a_huge_jpeg_is_decoded_no_finer_than_needed(tmp_path):
         assert small.size == tuple(side // 4 for side in whole.size)
         difference = np.abs(read_pixels(tmp_path / name, (128, 64)).astype(int) - images.resized(whole, (128, 64)))
         assert difference.mean() < 0.5 and difference.max() <= 6
+
+
+def test_a_huge_picture_is_held_once(tmp_path):
+    """Pillow copies where it turns and converts nothing, which took four times the memory."""
+    Image.new("RGB", (4000, 5000), "red").save(tmp_path / "huge.png")
+
+    def blocks(run) -> int:
+        """Blocks of 16 MB that Pillow took for pixels."""
+        Image.core.reset_stats()
+        run()
+        return Image.core.get_stats()["allocated_blocks"] + Image.core.get_stats()["reused_blocks"]
+
+    once = blocks(lambda: Image.open(tmp_path / "huge.png").load())
+    assert blocks(lambda: Preprocess((128, 64), *CLIP).pixels(open_image(tmp_path / "huge.png"))) < 2 * once

@@ -208,6 +208,7 @@ def market_mat(path, pids):
     values |= {f"down{c}": 1 for c in ("black", "white", "pink", "purple", "yellow", "gray", "blue", "green", "brown")}
     assert len(values) == 27
     values |= {"gender": 2, "hair": 2, "up": 2, "down": 2, "upwhite": 2, "downblack": 2, "backpack": 2}
+    values |= {"age": 2, "upred": 2}
 
     def half(ids):
         index = np.array([f"{p:04d}" for p in ids], dtype=object)
@@ -229,9 +230,9 @@ def test_market_sketch_1k(tmp_path):
     assert rows["camid"].tolist() == [1, 3, 2, 6]
     assert rows["split"]["photo/query/0009_c6s1_2.jpg"] == "test"
     assert data.split("val")["pid"].nunique() == 1
-    assert rows["attributes"][photos[0]]["upper_colour"] == "white"
+    assert rows["attributes"][photos[0]]["upper_colour"] == "white and red"
     assert rows["text"][photos[0]][0] == (
-        "A young woman with long hair. She is in white short sleeve clothes, "
+        "A teenager woman with long hair. She is in white and red short sleeve clothes, "
         "and wears black short dress with a backpack."
     )
     assert data.sketch_of == "person"
@@ -242,8 +243,8 @@ def test_market_sentences_say_hats_bags_and_lacking_colours():
     words = {"sex": "man", "age": "adult", "hair": "short", "hat": "hat", "upper": "long sleeve", "lower": "pants"}
     words |= {"lower_length": "long", "bag": "backpack and handbag", "upper_colour": "red"}
     assert market_sentences(words) == [
-        "An adult man with short hair and a hat. He is in red long sleeve clothes, "
-        "and wears long pants with a backpack and a handbag.",
+        "An adult man with short hair. He is in red long sleeve clothes, "
+        "and wears long pants with a hat and a backpack and a handbag.",
         "An adult man in a red long sleeve top and long pants, short hair and a hat, "
         "carrying a backpack and a handbag.",
     ]
