@@ -20,7 +20,7 @@ import torch
 
 from reidlib.config import Config
 from reidlib.data import load
-from reidlib.data.batches import TrainBatches, data_pixels
+from reidlib.data.batches import MixedBatches, TrainBatches, data_pixels
 from reidlib.evaluation import validation
 from reidlib.methods import METHODS, config_class, create
 from reidlib.training import fit
@@ -34,6 +34,7 @@ OWN: dict[str, dict[str, tuple]] = {  # settings that only a method has, and wha
     "interactreid-1": {"alpha": (0.0, 0.2, 0.5), "ritc_weight": (0.0, 0.1, 0.3)},
     "interactreid": {"mapping_lr": (5.0, 10.0, 20.0), "mapping_width": (96, 192)},
     "diana-1": {"refined_weight": (0.0, 0.5, 1.0), "init_scale": (10.0, 20.0), "masking": (0.0, 0.1)},
+    "omni": {"alone_weight": (0.25, 0.5, 1.0), "keep": (0.5, 0.7), "reader_lr": (0.5, 1.0, 2.0)},
     "diana": {"refined_weight": (0.0, 0.5, 1.0), "init_scale": (10.0, 20.0), "masking": (0.0, 0.1)},
 }
 
@@ -62,7 +63,7 @@ def run_trial(method: str, trial: int, dataset: str = "toy", root: str | None = 
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         pixels = data_pixels(data, model.preprocess)
-        batches = TrainBatches(data, model, model.config, pixels)
+        batches = (MixedBatches if model.mixes else TrainBatches)(data, model, model.config, pixels)
         validate = validation(data, model, model.config, pixels)
         rows = list(fit(model, batches, model.config, Path(folder), evaluate=validate))
     best = max(rows, key=lambda row: row[preset.select_by])
