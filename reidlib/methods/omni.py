@@ -58,9 +58,7 @@ class OmniConfig(Config):
 
     @classmethod
     def toy(cls) -> Self:
-        return cls(
-            epochs=5, batch_size=64, lr=6e-4, weight_decay=0.05, augment="cfine", select_by="st2i mAP"
-        )
+        return cls(epochs=5, batch_size=64, lr=6e-4, weight_decay=0.05, augment="cfine", select_by="st2i mAP")
 
 
 class Omni(Method):
@@ -92,7 +90,9 @@ class Omni(Method):
         width = self.clip.embed_dim
         self.kinds = nn.Embedding(len(PARTS), width)
         nn.init.normal_(self.kinds.weight, std=width**-0.5)  # as long as the unit vectors that they are added to
-        layer = nn.TransformerEncoderLayer(width, config.heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(
+            width, config.heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True
+        )
         self.reader = nn.TransformerEncoder(layer, config.layers, nn.LayerNorm(width), enable_nested_tensor=False)
         self.weigh, self.correct = nn.Linear(width, 1), nn.Linear(width, width)
         for linear in (self.weigh, self.correct):
@@ -139,15 +139,27 @@ class Omni(Method):
     def fuse(self, told: Told) -> Tensor:
         """The parts of B queries -> unit vectors (B, D)."""
         vectors = torch.cat([vectors for vectors, _ in told.values()], dim=1)
-        there = torch.cat([there for _, there in told.values()], dim=1)
+        weights, correction = self._weigh(told, vectors)
+        return normalize((weights[..., None] * vectors).sum(dim=1) + correction, dim=-1)
+
+    def _weigh(self, told: Told, vectors: Tensor) -> tuple[Tensor, Tensor | float]:
+        """Weights (B, n) of the parts' vectors (B, n, D) in their order, and what is added to their sum, (B, D)."""
         weights = rule(told, rocchio=self.config.composition != "sum")
         if self.config.composition != "learned":
-            return normalize((weights[..., None] * vectors).sum(dim=1), dim=-1)
+            return weights, 0.0
+        there = torch.cat([there for _, there in told.values()], dim=1)
         kinds = torch.cat([torch.full_like(t, PARTS.index(part), dtype=torch.long) for part, (_, t) in told.items()], 1)
         read = self.reader(vectors + self.kinds(kinds), src_key_padding_mask=~there)
-        weighed = ((weights * (1 + self.weigh(read).squeeze(-1)))[..., None] * vectors).sum(dim=1)
         correction = (self.correct(read) * there[..., None]).sum(dim=1) / there.sum(dim=1, keepdim=True)
-        return normalize(weighed + correction, dim=-1)
+        return weights * (1 + self.weigh(read).squeeze(-1)), correction
+
+    @torch.no_grad()
+    def weights(self, query: Query) -> dict[str, float]:
+        """How much each part of a query counts for, the weights of several turns or marks added up."""
+        told = {part: self._told(part, [getattr(query, part)]) for part in query.parts}
+        weights, _ = self._weigh(told, torch.cat([vectors for vectors, _ in told.values()], dim=1))
+        each = weights[0].split([vectors.shape[1] for vectors, _ in told.values()])
+        return {part: float(share.sum()) for part, share in zip(told, each, strict=True)}
 
     # -- training ----------------------------------------------------------------------------------------------------
 

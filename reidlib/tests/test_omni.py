@@ -124,6 +124,14 @@ def test_no_dialogue_is_cut(taught):
     assert (first - second).norm() > 1e-4
 
 
+def test_weights_tell_what_counts(model, taught):
+    query = Query(text="a man", turns=TURNS, liked=marks(0, 3), disliked=marks(1, 2))
+    by_rule = Omni(model.config.replace(composition="rule"), 5, clip=model.clip).eval().weights(query)
+    assert by_rule["liked"] == pytest.approx(0.75) and by_rule["disliked"] == pytest.approx(-0.15)
+    learned = taught.weights(query)
+    assert learned.keys() == by_rule.keys() and all(learned[part] != by_rule[part] for part in learned)
+
+
 def test_an_empty_query_is_one_sentence(model):
     with pytest.raises(ReidError, match="The query is empty"):
         model.embed([Query()])
