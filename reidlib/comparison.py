@@ -191,6 +191,16 @@ def conclusion(compared: list[Comparison]) -> list[str]:
     ]
 
 
+def overview(compared: list[Comparison]) -> pd.DataFrame:
+    """R@1 (mean ± deviation over seeds) of every model, a row each, by kind of query; the baseline's row is marked."""
+    columns = {}
+    for one in compared:
+        cells = [_cell(*pair) for pair in one.table[["R@1", "R@1 sd"]].itertuples(index=False)]
+        labels = [label + " (baseline)" * (label == one.baseline) for label in one.table["label"]]
+        columns[one.kind] = pd.Series(cells, labels)
+    return pd.DataFrame(columns).fillna("")
+
+
 def published_html(one: Comparison, dataset: str) -> str:
     """The published figures for a comparison's tasks, folded: of this data set, of all where it has none."""
     rows = published()
