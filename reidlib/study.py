@@ -39,7 +39,7 @@ OWN: dict[str, dict[str, tuple]] = {  # settings that only a method has, and wha
     "interactreid-1": {"alpha": (0.0, 0.2, 0.5), "ritc_weight": (0.0, 0.1, 0.3)},
     "interactreid": {"mapping_lr": (5.0, 10.0, 20.0), "mapping_width": (96, 192)},
     "diana-1": {"refined_weight": (0.0, 0.5, 1.0), "init_scale": (10.0, 20.0), "masking": (0.0, 0.1)},
-    "omni": {"alone_weight": (0.25, 0.5, 1.0), "keep": (0.5, 0.7), "reader_lr": (0.5, 1.0, 2.0)},
+    "omni": {"alone_weight": (1.0, 2.0, 4.0), "keep": (0.5, 0.7), "reader_lr": (0.5, 1.0, 2.0)},
     "diana": {"refined_weight": (0.0, 0.5, 1.0), "init_scale": (10.0, 20.0), "masking": (0.0, 0.1)},
 }
 COMPARED = ("02", "10", "11", "12", "13", "14", "15", "16")

@@ -36,7 +36,7 @@ class OmniConfig(Config):
     layers: int = 2  # of the transformer that reads the parts
     heads: int = 4
     reader_lr: float = 1.0  # times lr, of everything but CLIP
-    alone_weight: float = 0.5  # of the terms in which every part searches by itself
+    alone_weight: float = 2.0  # of the mean of the terms in which each part searches by itself
     keep: float = 0.5  # how often each part is kept in the mix that a training item is asked with
     marks: float = 0.5  # how often an item has marks, and how many of the candidates shown are then marked
     shown: int = 8  # candidates that a witness looks at
@@ -58,7 +58,16 @@ class OmniConfig(Config):
 
     @classmethod
     def toy(cls) -> Self:
-        return cls(epochs=5, batch_size=64, lr=6e-4, weight_decay=0.05, augment="cfine", select_by="st2i mAP")
+        return cls(
+            epochs=3,
+            batch_size=64,
+            lr=3e-4,
+            reader_lr=2.0,
+            weight_decay=0.05,
+            warmup_epochs=0.5,
+            augment="cfine",
+            select_by="st2i mAP",
+        )
 
 
 class Omni(Method):
@@ -174,11 +183,12 @@ class Omni(Method):
             everyone, targets = gather(photos), identity_targets(gather(pids))
             mixed = self._mix(told)
             queries = {"mix": self.fuse(mixed | self._marks(self.fuse(mixed), photos, pids))}
-            whole = self.fuse(told)
+            lacking = {part: ~there.any(dim=1, keepdim=True) for part, (_, there) in told.items()}
+            whole = self.fuse(told) if any(lacks.any() for lacks in lacking.values()) else queries["mix"]
             for part, (vectors, there) in told.items():
-                has = there.any(dim=1, keepdim=True)
                 first = torch.arange(there.shape[1], device=self.device) == 0  # of what is not there, to be replaced
-                queries[part] = torch.where(has, self.fuse({part: (vectors, there | (first & ~has))}), whole)
+                alone = self.fuse({part: (vectors, there | (first & lacking[part]))})
+                queries[part] = torch.where(lacking[part], whole, alone)
             scale = learnt_scale(self.clip.logit_scale)
             terms = {name: both_ways(itc, scale * gather(q) @ everyone.T, targets) for name, q in queries.items()}
             with torch.no_grad():  # one photo of each identity, the same whatever the order they come in
@@ -195,7 +205,8 @@ class Omni(Method):
                 there = there if there.ndim == 2 else there[:, None]
                 given = batch[part] if part == "turns" else batch[part][:, None]
                 embed = self.embed_text if part in ("text", "turns") else self.embed_image
-                features = embed(given[there])
+                with torch.set_grad_enabled(torch.is_grad_enabled() and part != "photo"):  # it learns as a gallery's
+                    features = embed(given[there])
                 vectors = features.new_zeros(*there.shape, features.shape[-1])
                 told[part] = vectors.masked_scatter(there[..., None], features), there
         return told
