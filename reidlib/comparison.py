@@ -1,8 +1,9 @@
-"""What runs say together: a table a task, differences to a baseline with intervals, and the conclusion in words."""
+"""What runs say together: a table a task, differences to a baseline with intervals, the papers' claims, in words."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,7 @@ NAMES = {
     "interactreid": "InteractReID",
     "diana-1": "DiaNA stage 1",
     "diana": "DiaNA",
+    "omni": "Omni",
 }
 SHOWN = ["R@1", "R@5", "R@10", "mAP"]
 PER_QUERY = dict[tuple[str, str], dict[str, np.ndarray]]  # of `results.per_query`
@@ -115,14 +117,43 @@ def _differences(table: pd.DataFrame, queries: PER_QUERY, baseline: str) -> pd.D
     of = {label: queries[label, task] for label, task in task_of.items() if (label, task) in queries}
     rows = []
     for label in of if baseline in of else ():
-        if label == baseline or of[label]["first"].shape[1] != of[baseline]["first"].shape[1]:
-            continue
-        answered = (of[label]["first"] > 0).all(axis=0) & (of[baseline]["first"] > 0).all(axis=0)
-        before, after = (100.0 * of[name]["average_precision"].mean(axis=0)[answered] for name in (baseline, label))
-        low, high = bootstrap_interval(after - before)
-        row = {"label": label, "gain": float((after - before).mean()), "low": float(low), "high": float(high)}
-        rows.append(row | {"p": paired_test(before, after)})
+        if label != baseline and (found := _difference(of[baseline], of[label])):
+            rows.append({"label": label} | found)
     return pd.DataFrame(rows, columns=["label", "gain", "low", "high", "p"])
+
+
+def _difference(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The gain in mAP from one way of searching to another on the same queries, over the seeds of each, in points, with
+    its interval and p; {} where they did not answer the same number of queries."""
+    if before["first"].shape[1] != after["first"].shape[1]:
+        return {}
+    answered = (before["first"] > 0).all(axis=0) & (after["first"] > 0).all(axis=0)
+    a, b = (100.0 * found["average_precision"].mean(axis=0)[answered] for found in (before, after))
+    low, high = bootstrap_interval(b - a)
+    return {"gain": float((b - a).mean()), "low": float(low), "high": float(high), "p": paired_test(a, b)}
+
+
+def claims(queries: PER_QUERY) -> pd.DataFrame:
+    """What the papers claim, in `claims.csv`, beside what was measured: method, claim, gain of mAP in points with its
+    95 % interval (low, high; over queries, of the mean over seeds), seeds, and a verdict in words."""
+    rows = []
+    for claim in pd.read_csv(Path(__file__).with_name("claims.csv")).itertuples():
+        after, before = queries.get((claim.label, claim.task)), queries.get((claim.than, claim.than_task))
+        found = _difference(before, after) if before and after else {}
+        verdict = "not measured"
+        if found:
+            verdict = "holds here" if found["low"] > 0 else "does not hold" if found["high"] < 0 else "cannot be told"
+            found["seeds"] = min(len(after["first"]), len(before["first"]))
+        rows.append({"method": claim.method, "claim": claim.claim} | found | {"verdict": verdict})
+    columns = ["method", "claim", "gain", "low", "high", "seeds", "verdict"]
+    return pd.DataFrame(rows).reindex(columns=columns).astype({"seeds": "Int64"})
+
+
+def mixes(found: pd.DataFrame, metric: str = "mAP") -> pd.DataFrame:
+    """What each mix of parts finds (tasks "mix ..."), a row a mix and a column a label, means over seeds."""
+    rows = found[found["task"].str.startswith("mix ")]
+    table = summarise(rows).pivot_table(index="task", columns="label", values=metric, sort=False)
+    return table.rename(index=lambda task: task.removeprefix("mix "))
 
 
 def conclusion(compared: list[Comparison]) -> list[str]:
@@ -160,6 +191,16 @@ def conclusion(compared: list[Comparison]) -> list[str]:
     ]
 
 
+def overview(compared: list[Comparison]) -> pd.DataFrame:
+    """R@1 (mean ± deviation over seeds) of every model, a row each, by kind of query; the baseline's row is marked."""
+    columns = {}
+    for one in compared:
+        cells = [_cell(*pair) for pair in one.table[["R@1", "R@1 sd"]].itertuples(index=False)]
+        labels = [label + " (baseline)" * (label == one.baseline) for label in one.table["label"]]
+        columns[one.kind] = pd.Series(cells, labels)
+    return pd.DataFrame(columns).fillna("")
+
+
 def published_html(one: Comparison, dataset: str) -> str:
     """The published figures for a comparison's tasks, folded: of this data set, of all where it has none."""
     rows = published()
@@ -175,8 +216,8 @@ def published_html(one: Comparison, dataset: str) -> str:
 
 
 def variants(found: pd.DataFrame) -> pd.DataFrame:
-    """The rows that `compare` leaves out: ablations and other ways to ask, means over seeds."""
-    table = summarise(without_rounds(found))
+    """The rows that neither `compare` nor `mixes` shows: ablations and other ways to ask, means over seeds."""
+    table = summarise(without_rounds(found[~found["task"].str.startswith("mix ")]))
     table = table[~table["label"].map(is_whole)]
     return table.sort_values(["task", "label"], ignore_index=True)[["label", "task", "seeds", *METRICS]]
 

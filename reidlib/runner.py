@@ -191,8 +191,9 @@ def _plan_one(notebook: Notebook, parameters: dict[str, object], name: str | Non
 def _check_dataset(name: str) -> None:
     from reidlib.data.load import names, toys
 
-    if name not in (*names, *toys):
-        raise ConfigError(f"There is no data set {name!r}; {nearest(name, toys if '/' in name else names)}.")
+    for part in name.split("+"):  # several are joined
+        if part not in (*names, *toys):
+            raise ConfigError(f"There is no data set {part!r}; {nearest(part, toys if '/' in part else names)}.")
 
 
 def _checked(notebook: Notebook, name: str, value: object) -> object:

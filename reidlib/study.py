@@ -1,9 +1,12 @@
-"""Tuning with equal effort: as many random trials for every method, over the same kinds of settings, measured on val.
+"""Two studies of all methods on the toy world: tuned with equal effort on val, and compared over seeds on test.
 
-`python -m reidlib.study clip cfine cffa --trials 8` trains each method that often on the toy world and writes a line a
-trial to `study.csv`, where what is there already is not trained again. Trial 0 is the preset as it stands. Every other
-one draws a learning rate, weight decay, schedule and warm-up from the same ranges for all methods, and some of the
-method's own losses from `OWN`. `python -m reidlib.study` shows the best trials. Presets are then changed by hand.
+`python -m reidlib.study tune clip cfine cffa --trials 8` trains each method that often and writes a line a trial to
+`study.csv`, where what is there already is not trained again. Trial 0 is the preset as it stands. Every other one draws
+a learning rate, weight decay, schedule and warm-up from the same ranges for all methods, and some of the method's own
+losses from `OWN`. `python -m reidlib.study tune` shows the best trials. Presets are then changed by hand.
+
+`python -m reidlib.study compare --write` runs every method's notebook with its ablations for three seeds and writes
+what they say together to docs/results.md and README.md.
 """
 
 import argparse
@@ -18,11 +21,13 @@ from typing import Any
 import pandas as pd
 import torch
 
+from reidlib import comparison, results, runner, viz
 from reidlib.config import Config
 from reidlib.data import load
-from reidlib.data.batches import TrainBatches, data_pixels
+from reidlib.data.batches import MixedBatches, TrainBatches, data_pixels
 from reidlib.evaluation import validation
 from reidlib.methods import METHODS, config_class, create
+from reidlib.paths import CHECKOUT, outputs_dir, write_text
 from reidlib.training import fit
 
 LOG = Path(__file__).with_name("study.csv")
@@ -34,8 +39,30 @@ OWN: dict[str, dict[str, tuple]] = {  # settings that only a method has, and wha
     "interactreid-1": {"alpha": (0.0, 0.2, 0.5), "ritc_weight": (0.0, 0.1, 0.3)},
     "interactreid": {"mapping_lr": (5.0, 10.0, 20.0), "mapping_width": (96, 192)},
     "diana-1": {"refined_weight": (0.0, 0.5, 1.0), "init_scale": (10.0, 20.0), "masking": (0.0, 0.1)},
+    "omni": {"alone_weight": (1.0, 2.0, 4.0), "keep": (0.5, 0.7), "reader_lr": (0.5, 1.0, 2.0)},
     "diana": {"refined_weight": (0.0, 0.5, 1.0), "init_scale": (10.0, 20.0), "masking": (0.0, 0.1)},
 }
+COMPARED = ("02", "10", "11", "12", "13", "14", "15", "16")
+BEGIN, END = "<!-- python -m reidlib.study compare --write: from here -->", "<!-- to here -->"
+PAGE = """# What the toy world says
+
+Made by `python -m reidlib.study compare --write`: every method's notebook with its ablations, {seeds} seeds, measured
+once on the test people. ± is the standard deviation over seeds. The toy world compares methods with each other, never
+with a paper.
+
+## R@1 by kind of query
+{table}
+{told}
+## What the papers claim
+The gain is in points of mAP on the same queries, of the mean over seeds; low and high bound what 95 % of redrawn sets
+of queries would give. A claim holds here where that interval lies above zero, does not hold where it lies below, and
+cannot be told where it holds zero.
+
+{claims}
+## Any mix of parts
+mAP of [16_train_omni](../notebooks/16_train_omni.ipynb) by what is asked with; each query's own picture is left out.
+
+{mixes}"""
 
 
 def drawn(method: str, trial: int, preset: Config) -> dict[str, Any]:
@@ -62,7 +89,7 @@ def run_trial(method: str, trial: int, dataset: str = "toy", root: str | None = 
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         pixels = data_pixels(data, model.preprocess)
-        batches = TrainBatches(data, model, model.config, pixels)
+        batches = (MixedBatches if model.mixes else TrainBatches)(data, model, model.config, pixels)
         validate = validation(data, model, model.config, pixels)
         rows = list(fit(model, batches, model.config, Path(folder), evaluate=validate))
     best = max(rows, key=lambda row: row[preset.select_by])
@@ -85,15 +112,55 @@ def trials(log: Path = LOG) -> pd.DataFrame:
     return frame.sort_values(["method", "value", "mAP"], ascending=[True, False, False], ignore_index=True)
 
 
+def compare_seeds(seeds: int, root: str = "", write: bool = False) -> None:
+    """Runs every method's notebook with its ablations for each of the first `seeds` seeds, then the page of results.
+
+    What outputs/ holds already is not run again. root: of a toy world of one's own, such as a held-out one. write: the
+    tables and their figure go into docs/results.md and README.md.
+    """
+    asked = {"ablations": True, "ablation": "all"} | ({"root": root} if root else {})
+    for seed in range(seeds):
+        for run in runner.plan(runner.select(list(COMPARED)), asked | {"seed": seed}):
+            if not (outputs_dir() / run.name / "executed.ipynb").is_file():
+                print(f"{run.name}  {runner.execute(run):.0f} s", flush=True)
+    found = results.find_results(outputs_dir())
+    queries = results.per_query(outputs_dir(), "toy")
+    found = found[(found["dataset"] == "toy") & (found["split"] == "test")]
+    compared = comparison.compare(found, queries)
+    table = results.as_markdown(comparison.overview(compared).rename_axis("R@1").reset_index())
+    claims = comparison.claims(queries).round(1).astype(object)
+    claims = results.as_markdown(claims.where(claims.notna(), ""))
+    mixes = results.as_markdown(comparison.mixes(found).round(1).rename_axis("asked with (mAP)").reset_index())
+    told = "".join(f"- {sentence}\n" for sentence in comparison.conclusion(compared))
+    print(table, told, claims, mixes, sep="\n")
+    if write:
+        page = CHECKOUT / "docs" / "results.md"
+        write_text(page, PAGE.format(seeds=seeds, table=table, told=told, claims=claims, mixes=mixes))
+        readme = CHECKOUT / "README.md"
+        before, rest = readme.read_text().split(BEGIN)
+        write_text(readme, f"{before}{BEGIN}\n{table}{END}{rest.split(END)[1]}")
+        rows = compared[0].differences.sort_values("gain", ascending=False)[["label", "gain", "low", "high"]]
+        figure = viz.forest(list(rows.itertuples(index=False)), compared[0].baseline, title=compared[0].kind)
+        figure.savefig(CHECKOUT / "notebooks" / "images" / "forest.png", dpi=110, bbox_inches="tight")
+
+
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m reidlib.study", description="Tune methods with equal effort.")
-    parser.add_argument("methods", nargs="*", choices=[*METHODS, []], help="none: only show what the log holds")
-    parser.add_argument("--trials", type=int, default=8, help="of each method (default: %(default)s)")
-    parser.add_argument("--dataset", default="toy")
-    parser.add_argument("--root", help="where the data set lies, if not under data/, such as a held-out toy world")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--log", type=Path, default=LOG, help="default: %(default)s")
+    parser = argparse.ArgumentParser(prog="python -m reidlib.study", description="Studies of all methods.")
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    tune = kinds.add_parser("tune", help="with equal effort, measured on val")
+    tune.add_argument("methods", nargs="*", choices=[*METHODS, []], help="none: only show what the log holds")
+    tune.add_argument("--trials", type=int, default=8, help="of each method (default: %(default)s)")
+    tune.add_argument("--dataset", default="toy")
+    tune.add_argument("--root", help="where the data set lies, if not under data/, such as a held-out toy world")
+    tune.add_argument("--seed", type=int, default=0)
+    tune.add_argument("--log", type=Path, default=LOG, help="default: %(default)s")
+    compare = kinds.add_parser("compare", help="over seeds, measured on test")
+    compare.add_argument("--seeds", type=int, default=3)
+    compare.add_argument("--root", default="", help="of another toy world, such as a held-out one")
+    compare.add_argument("--write", action="store_true", help="to docs/results.md and README.md")
     options = parser.parse_args(arguments)
+    if options.kind == "compare":
+        return compare_seeds(options.seeds, options.root and str(Path(options.root).absolute()), options.write)
     known = trials(options.log)
     done = set(known[["method", "dataset", "seed", "trial"]].itertuples(index=False, name=None))
     for trial in range(options.trials):  # in turns, so that a study that is cut off has tried all alike
@@ -103,6 +170,7 @@ def main(arguments: list[str] | None = None) -> None:
                 _append(options.log, line)
                 print("  ".join(f"{name} {value}" for name, value in line.items()), flush=True)
     print(trials(options.log).groupby("method").head(3).to_string(index=False))
+    return None
 
 
 def _append(log: Path, line: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """The batches of a training: pictures with their words, sketches or dialogues, in an order that a seed decides."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from reidlib.config import Config
 from reidlib.data.augment import CLIP
 from reidlib.data.images import Pixels, Preprocess
-from reidlib.data.table import PersonData
+from reidlib.data.table import DISTRACTOR, PersonData
 from reidlib.errors import DataError, UnreadableError
 
 if TYPE_CHECKING:  # methods are built on data
@@ -182,6 +182,95 @@ class TrainBatches(Dataset):
         self.pids, self.image_ids = owners[source], self.image_ids[source]
         self.image_rows = np.fromiter((of_person[person] for person in self.pids), dtype=object, count=len(sketches))
         self.sketch_rows = [np.array([row]) for row in sketches]
+
+
+class MixedBatches(TrainBatches):
+    """The training split as batches for a model that `mixes`: pictures with whatever is said or drawn of them.
+
+    An epoch visits every picture once, with a caption, turns of a dialogue (a random choice of one to `most_turns`), a
+    sketch and another photo of its person, each drawn anew. A batch: uint8 images, sketch and photo (B, 3, H, W), ids
+    of text (B, L) and of turns (B, T, L), each turn by itself, and what of these each item has: has_text, has_sketch
+    and has_photo (B,), has_turns (B, T). A part that no picture of the split has is left out.
+    Raises DataError where the split holds no picture with any of them.
+    """
+
+    said = None  # an item is a picture
+
+    def __init__(
+        self, data: PersonData, model: "Method", config: Config, pixels: Pixels | None = None, split: str = "train"
+    ):
+        self.config, self.most_turns = config, config.most_turns
+        self.pixels = pixels or data_pixels(data, model.preprocess)
+        self.fingerprint = data.fingerprint()
+        frame = data.split(split)
+        frame = frame[frame["pid"] != DISTRACTOR]
+        if not frame[["text", "turns", "sketch"]].map(len).to_numpy().any():
+            raise DataError(f"The {split} split of {data.name} has no pictures with text, turns or sketch.")
+        self.image_ids = frame.index.to_numpy()
+        self.people, self.pids = np.unique(frame["pid"].to_numpy(), return_inverse=True)
+        self.image_rows = np.array([self.pixels.index[path] for path in frame["image"]])
+        self.texts, self.dialogues = _Ragged(frame["text"]), _Ragged(frame["turns"])
+        self.turns = _Ragged(self.dialogues.items)
+        self.text_ids = model.tokenize(self.texts.items) if self.texts.items else None
+        self.turn_ids = model.tokenize_turns(self.turns.items) if self.turns.items else None
+        self.sketches = _Ragged([self.pixels.index[path] for path in paths] for paths in frame["sketch"])
+        order = np.argsort(self.pids, kind="stable")
+        self.of_person = _Ragged(np.split(order, np.flatnonzero(np.diff(self.pids[order])) + 1))
+        self.place = np.empty(len(order), dtype=np.int64)  # of a picture among those of its person
+        self.place[order] = np.arange(len(order)) - self.of_person.start[self.pids[order]]
+
+    def __getitems__(self, items: list[int]) -> dict[str, Tensor]:
+        items = np.asarray(items)
+        batch = {
+            "images": self.pixels[self.image_rows[items]],
+            "pids": torch.as_tensor(self.pids[items]),
+            "image_ids": torch.as_tensor(self.image_ids[items]),
+        }
+        for name in ("text", "sketch", "photo"):
+            if name in self._drawn:
+                rows, has = (column[items] for column in self._drawn[name])
+                batch |= {name: self.text_ids[rows] if name == "text" else self.pixels[rows]}
+                batch[f"has_{name}"] = torch.as_tensor(has)
+        if "turns" in self._drawn:
+            rows, has = (column[items] for column in self._drawn["turns"])
+            batch |= {"turns": self.turn_ids[rows], "has_turns": torch.as_tensor(has)}
+        return batch
+
+    def _draw(self, epoch: int) -> None:
+        rng, count = np.random.default_rng((self.config.seed, epoch, 1)), len(self)
+        everyone = np.arange(count)
+        own = self.of_person.count[self.pids]
+        other = (self.place + 1 + (rng.random(count) * (own - 1)).astype(np.int64)) % own
+        others = self.of_person.start[self.pids] + other
+        self._drawn = {"photo": (self.image_rows[np.array(self.of_person.items)[others]], own > 1)}
+        for name, ragged in (("text", self.texts), ("sketch", self.sketches)):
+            if ragged.items:
+                rows, has = ragged.one_each(everyone, rng)
+                self._drawn[name] = (np.array(ragged.items)[rows] if name == "sketch" else rows, has)
+        if self.turn_ids is not None:
+            dialogue, has = self.dialogues.one_each(everyone, rng)
+            turns = np.where(has, self.turns.count[dialogue], 0)
+            keys = rng.random((count, max(self.turns.count)))
+            keys[np.arange(keys.shape[1]) >= turns[:, None]] = np.inf  # the end of the shorter ones
+            chosen = keys.argsort(axis=1)[:, : self.most_turns]
+            kept = np.minimum(turns, 1 + (rng.random(count) * self.most_turns).astype(np.int64))
+            there = np.arange(chosen.shape[1]) < kept[:, None]
+            self._drawn["turns"] = (np.where(there, self.turns.start[dialogue][:, None] + chosen, 0), there)
+
+
+class _Ragged:
+    """Lists of unequal length as one: `items`, and where those of each begin and how many they are."""
+
+    def __init__(self, lists: Iterable[Sequence]):
+        lists = [list(one) for one in lists]
+        self.items = [item for one in lists for item in one]
+        self.count = np.array([len(one) for one in lists], dtype=np.int64)
+        self.start = np.cumsum(self.count) - self.count
+
+    def one_each(self, which: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Places in `items`, one drawn from each of these lists, and whether there is any (else 0)."""
+        count = self.count[which]
+        return np.where(count > 0, self.start[which] + (rng.random(len(which)) * count).astype(np.int64), 0), count > 0
 
 
 def _letters(words: str | Sequence[tuple[str, str]]) -> int:

@@ -11,7 +11,7 @@ import pandas as pd
 from reidlib.data.folders import read_folder, read_market, read_pku
 from reidlib.data.protocols import read_interactive, read_itcpr, read_luperson, read_orbench
 from reidlib.data.records import TRI_PARTS, parse_json, read_mals, read_records, read_text, read_tri
-from reidlib.data.table import SPLITS, PersonData, Read, absent, counts, first_faults
+from reidlib.data.table import SPLITS, PersonData, Read, absent, counts, first_faults, join
 from reidlib.errors import ConfigError, DataError, nearest
 from reidlib.paths import data_dir
 
@@ -106,11 +106,14 @@ toys = ("toy", *(f"toy/{name}" for name, source in SOURCES.items() if source.toy
 def load(name: str, root: Path | str | None = None, *, pictures: bool = True, trial: int = 1) -> PersonData:
     """Reads the data set `name` (one of `names`, or "toy/<name>" for its drawn stand-in) into one table.
 
+    Several names with + between them are joined for training; val and test are then those of the first.
     `root` is the data set's folder, by default its own under the data folder; for the toys it is the folder that holds
     all of them, drawn on first use. `pictures=False` reads annotations without the pictures being there. `trial`
     chooses among PKU-Sketch's ten splits. Where there is no val split, a tenth of the training identities (seeded, at
     most 1,000) is held out as val. Raises ConfigError for a wrong argument, DataError for anything wrong on disk.
     """
+    if "+" in name:
+        return join([load(part, root, pictures=pictures, trial=trial) for part in name.split("+")])
     if name not in (known := [*names, *toys[1:]]):
         raise ConfigError(f"There is no data set {name!r}; {nearest(str(name), known)}.")
     if type(trial) is not int or not 1 <= trial <= trials(name):

@@ -130,6 +130,29 @@ class PersonData:
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
+def join(sets: Sequence[PersonData]) -> PersonData:
+    """Several data sets as one to train on: all of their training people, and of the first val and test as well.
+
+    Identities stay apart. Parts that only some of the sets have are missing in the rows of the others.
+    """
+    first = sets[0]
+    root = Path(os.path.commonpath([data.root.resolve() for data in sets]))
+    tables, above = [], 0
+    for data in sets:
+        table = data.table if data is first else data.split("train")
+        prefix = data.root.resolve().relative_to(root).as_posix()
+        table = table.assign(
+            pid=table["pid"].where(table["pid"] == DISTRACTOR, table["pid"] + above),
+            image=[f"{prefix}/{path}" for path in table["image"]],
+            sketch=[[f"{prefix}/{path}" for path in paths] for paths in table["sketch"]],
+        )
+        above = max(above, table["pid"].max() + 1)
+        tables.append(table)
+    name, found = "+".join(data.name for data in sets), " ".join(data.found for data in sets)
+    faults, notes = ([text for data in sets for text in getattr(data, kind)] for kind in ("faults", "notes"))
+    return PersonData(name, root, pd.concat(tables, ignore_index=True), found, first.sketch_of, faults, notes)
+
+
 def make_table(rows: Iterable[dict], source: str) -> pd.DataFrame:
     """The table of `rows`, dicts with at least split, pid and image; several rows of one picture become one.
 

@@ -192,6 +192,17 @@ def dialogue_task(data: PersonData, split: str, rounds: int = 0) -> Task:
     return rows.task(f"d2i round {rounds}" if rounds else "d2i", queries, ["turns"])
 
 
+def mixed_task(data: PersonData, split: str, parts: Sequence[str]) -> Task:
+    """Every picture that has all of `parts` finds others of its person, asked for by the first of each part.
+
+    parts: of "text", "turns", "sketch" and "photo", which is the picture itself; it is always left out of its ranking.
+    """
+    rows = _Gallery.of(data, split)
+    first = {part: rows.frame[part].str[0] for part in parts if part != "photo"}
+    queries = rows.frame.assign(**first, photo=rows.frame["image"]).dropna(subset=list(first))
+    return rows.task(f"mix {'+'.join(parts)}", queries, list(parts), sources=np.array(queries.index))
+
+
 def protocol_tasks(data: PersonData, reads: Iterable[str]) -> list[Task]:
     """The tasks that a data set sets itself: ORBench's modes, Interactive-PEDES' rounds, ITCPR's composed search.
 

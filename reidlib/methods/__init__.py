@@ -18,6 +18,7 @@ METHODS: dict[str, tuple[Any, Any]] = {
     "interactreid": (("interactreid", "InteractReIDInvert"), ("interactreid", "InvertConfig")),
     "diana-1": (("diana", "DiaNAPretrain"), ("diana", "DianaPretrainConfig")),
     "diana": (("diana", "DiaNA"), ("diana", "DianaConfig")),
+    "omni": (("omni", "Omni"), ("omni", "OmniConfig")),
 }
 
 

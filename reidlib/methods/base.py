@@ -30,11 +30,13 @@ class Method(nn.Module):
 
     reads: the parts it embeds itself, of "text", "turns" and "sketch". A photo is embedded as a picture of the gallery.
     trains_on: the parts that a training item must hold beside the picture.
+    mixes: it reads a text and turns side by side, and trains on items that lack some of the parts in `trains_on`.
     """
 
     name: ClassVar[str]
     reads: tuple[str, ...] = ()
     trains_on: tuple[str, ...] = ("text",)
+    mixes: ClassVar[bool] = False
     num_classes: int = 0  # identities a classification loss knows; 0 where there is no such loss
     config: Config
 
@@ -170,7 +172,9 @@ class Method(nn.Module):
 
     def _readable(self, query: Query) -> Query:
         """The query with its words in the form that this method reads."""
-        if "turns" in self.reads and (query.turns or "text" not in self.reads):
+        if self.mixes:
+            pass
+        elif "turns" in self.reads and (query.turns or "text" not in self.reads):
             query = replace(query, text="", turns=query.as_turns)
         elif "text" in self.reads:
             query = replace(query, text=query.as_text, turns=())

@@ -227,6 +227,10 @@ class QuerySession:
     def query(self) -> Query:
         """All of it as one value; empty before anything was told."""
         told = {"turns": self.turns} if "turns" in self.model.reads else {"text": self.text}
+        if self.model.mixes:
+            said = [event["text"].rstrip(" .") + "." for event in self._said() if event["kind"] == "say"]
+            answers = [(event["question"], event["text"]) for event in self._said() if event["kind"] == "answer"]
+            told = {"text": " ".join(said), "turns": answers}
         marked = {kind: [row for row, mark in self.marks.items() if mark == kind] for kind in ("like", "dislike")}
         liked, disliked = (self.gallery.index.vectors(rows) if rows else None for rows in marked.values())
         return Query(**told, sketch=self.sketch, photo=self.photo, liked=liked, disliked=disliked)

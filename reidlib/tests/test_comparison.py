@@ -4,7 +4,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reidlib.comparison import by_round, compare, conclusion, is_whole, published_html, short_name, variants
+from reidlib.comparison import (
+    by_round,
+    claims,
+    compare,
+    conclusion,
+    is_whole,
+    mixes,
+    published_html,
+    short_name,
+    variants,
+)
 
 
 def row(label, task, recall, seed=0, round="", method="clip", queries=40):
@@ -123,3 +133,30 @@ def test_models_have_short_names():
     assert short_name("cffa", "11_train_cffa") == "CFFA" and short_name("mine", "50_mine") == "mine"
     assert short_name("clip", "02_clip_baseline", "text") == "CLIP fine-tuned (text)"
     assert short_name("cffa", "11_train_cffa+seed=1+max_steps=20", "", ["CFFA"]) == "CFFA, seed=1, max_steps=20"
+
+
+def test_claims_get_the_verdict_of_their_interval(queries):
+    queries["CFFA without local features", "t2i"] = ranks(0.7)
+    queries["DiaNA", "d2i round 1"] = queries["DiaNA", "d2i"]
+    table = claims(queries).set_index("claim")
+    told = table.loc["aligning wholes and parts by one loss beats a fine-tuned CLIP"]
+    expected = 100 * (queries["CFFA", "t2i"]["average_precision"][0]).mean()
+    expected -= 100 * queries["CLIP fine-tuned", "t2i"]["average_precision"].mean()
+    assert told["gain"] == pytest.approx(expected) and told["low"] < told["gain"] < told["high"]
+    assert told["verdict"] == "holds here" and told["seeds"] == 1
+    assert table.loc["local features help", "verdict"] == "does not hold"
+    assert table.loc["more rounds find more", "verdict"] == "cannot be told"
+    assert table.loc["the refiner helps", "verdict"] == "not measured"
+    assert not claims({}).empty
+
+
+def test_mixes_stand_side_by_side(found):
+    more = [
+        row("Omni", "mix text", 30.0),
+        row("Omni", "mix text", 32.0, seed=1),
+        row("Omni, the rule", "mix text", 20.0),
+    ]
+    table = mixes(pd.concat([found, pd.DataFrame(more)]))
+    assert table.loc["text"].to_dict() == {"Omni": 36.0, "Omni, the rule": 25.0}
+    assert "mix text" not in set(variants(pd.concat([found, pd.DataFrame(more)]))["task"])
+    assert mixes(found).empty

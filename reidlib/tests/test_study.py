@@ -1,9 +1,14 @@
 """Tuning with equal effort: every method draws from the same ranges, and no trial is run twice."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 
 from reidlib import study
+from reidlib.evaluation import Ranks
 from reidlib.methods import METHODS, config_class
+from reidlib.runs import Run
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -20,7 +25,7 @@ def test_trials_are_settings_of_the_method_and_the_same_again(method):
 
 def test_a_study_goes_on_where_it_was(toy_root, tmp_path, monkeypatch, capsys):
     log = tmp_path / "study.csv"
-    arguments = ["clip", "--root", str(toy_root), "--log", str(log), "--trials"]
+    arguments = ["tune", "clip", "--root", str(toy_root), "--log", str(log), "--trials"]
     study.main([*arguments, "1"])
     first = log.read_text()
     tried = []
@@ -29,3 +34,37 @@ def test_a_study_goes_on_where_it_was(toy_root, tmp_path, monkeypatch, capsys):
     assert tried == [("clip", 1)] and log.read_text().startswith(first)
     table = study.trials(log)
     assert len(table) == 2 and list(table.columns) == list(study.COLUMNS) and "clip" in capsys.readouterr().out
+
+
+def test_a_comparison_runs_what_is_missing_and_writes_its_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(study, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(study, "COMPARED", ("10", "15"))
+    monkeypatch.setenv("REIDLIB_OUTPUTS", str(tmp_path / "outputs"))
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "notebooks" / "images").mkdir(parents=True)
+    (tmp_path / "README.md").write_text(f"before\n{study.BEGIN}\nold\n{study.END}\nafter\n")
+
+    def execute(run) -> float:
+        made = Run(run.name)
+        values = np.random.default_rng(run.parameters["seed"]).random(40)
+        for label, more in (("CLIP fine-tuned", 0.0), ("CFFA", 0.2)):
+            ranks = Ranks(**{f.name: np.ones(40) for f in dataclasses.fields(Ranks)})
+            ranks = dataclasses.replace(ranks, average_precision=(values + more) / 2)
+            row = {"task": "t2i", "split": "test", "n_queries": 40, "R@1": 30.0, "R@5": 50.0, "R@10": 60.0}
+            row |= {"mAP": 100 * ranks.average_precision.mean(), "mINP": 20.0}
+            made.add([row], {"t2i": ranks}, method="x", label=label, dataset="toy", seed=run.parameters["seed"])
+        (made.folder / "executed.ipynb").write_text("{}")
+        executed.append(run.name)
+        return 0.0
+
+    executed = []
+    monkeypatch.setattr(study.runner, "execute", execute)
+    study.main(["compare", "--seeds", "2"])
+    assert len(executed) == 4 and not (tmp_path / "docs" / "results.md").exists()
+    study.main(["compare", "--seeds", "2", "--write"])
+    assert len(executed) == 4, "what is there is not run again"
+    page, readme = (tmp_path / "docs" / "results.md").read_text(), (tmp_path / "README.md").read_text()
+    assert "| CFFA | 30.0 ± 0.0 |" in page and "| CFFA | 30.0 ± 0.0 |" in readme and "old" not in readme
+    assert "beats a fine-tuned CLIP | 10.0 | 10.0 | 10.0 | 2 | holds here |" in page
+    assert readme.startswith("before\n") and readme.endswith("after\n")
+    assert (tmp_path / "notebooks" / "images" / "forest.png").is_file()

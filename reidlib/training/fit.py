@@ -200,7 +200,7 @@ def _optimizer(model: Method, config: Config) -> torch.optim.Optimizer:
 
 def _on_device(batch: dict[str, Tensor], device: torch.device, augment: BatchAugment) -> dict[str, Tensor]:
     batch = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-    return batch | {name: augment(batch[name]) for name in ("images", "sketch") if name in batch}
+    return batch | {name: augment(batch[name]) for name in ("images", "sketch", "photo") if name in batch}
 
 
 def _over_processes(totals: dict[str, Tensor], fabric) -> dict[str, float]:
