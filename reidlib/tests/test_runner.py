@@ -185,6 +185,7 @@ def training(tmp_path):
     [
         ({"dataset": "cukh-pedes"}, "There is no data set 'cukh-pedes'; the nearest is 'cuhk-pedes'"),
         ({"dataset": "nosuch"}, "There is no data set 'nosuch'; known are"),
+        ({"dataset": "cuhk-pedes"}, "cuhk-pedes is not at"),
         ({"dataset": "folder", "root": "/nowhere"}, "root should name a folder; there is none at /nowhere"),
         ({"root": __file__}, f"root should name a folder; there is none at {__file__}"),
         ({"preset": "papper"}, "There is no preset 'papper'"),
@@ -197,7 +198,7 @@ def training(tmp_path):
 )  # fmt: skip
 def test_what_cannot_run_is_refused_before_a_kernel_starts(training, tmp_path, monkeypatch, parameters, complaint):
     monkeypatch.setenv("REIDLIB_OUTPUTS", str(tmp_path / "outputs"))
-    with pytest.raises(ConfigError, match=re.escape(complaint)):
+    with pytest.raises(ReidError, match=re.escape(complaint)):
         plan([training], parameters)
     assert not (tmp_path / "outputs").exists()
 
