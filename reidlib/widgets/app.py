@@ -69,6 +69,7 @@ def serve(folder: str = "", model: str = "", host: str = "127.0.0.1", port: int 
         print(f"{len(gallery):,} pictures; open http://{host}:{port} in a browser, Ctrl-C ends it.", flush=True)
         options = ["--no-browser", f"--port={port}", f"--Voila.ip={host}", "--Voila.port_retries=0"]
         options += ["--Voila.log_level=40", "--preheat_kernel=True", "--pool_size=1"]
+        options += ["--KernelManager.transport_encryption=auto"]
         with contextlib.suppress(SystemExit):  # how it ends where the port is taken, having said so
             Voila.launch_instance([str(notebook), *options])
 
