@@ -171,13 +171,13 @@ def _plan_one(notebook: Notebook, parameters: dict[str, object], name: str | Non
     values = {key: _checked(notebook, key, value) for key, value in parameters.items() if key in notebook.parameters}
     for key in notebook.parameters.keys() & values.get("overrides", {}):
         raise ConfigError(f"overrides names {key!r}, which is a parameter of {notebook.stem} itself: -p {key} VALUE.")
+    if "dataset" in values:
+        _check_dataset(values["dataset"])
     toy = str(values.get("dataset", notebook.parameters.get("dataset"))).startswith("toy")
     for key in values.keys() & set(PATHS):
         drawn = key == "root" and toy and not Path(values[key]).exists()  # the toy world is made there
         if values[key] and not Path(values[key]).is_dir() and not drawn:
             raise ConfigError(f"{key} should name a folder; there is none at {values[key]}.")
-    if "dataset" in values:
-        _check_dataset(values["dataset"], values.get("root"), "root" in notebook.parameters)
     settings = {key: values[key] for key in ("preset", "max_steps", "overrides") if key in values}
     if settings and (config := notebook.config()):
         preset, overrides = settings.pop("preset", notebook.parameters["preset"]), settings.pop("overrides", {})
@@ -188,14 +188,21 @@ def _plan_one(notebook: Notebook, parameters: dict[str, object], name: str | Non
     return Execution(notebook, values, name, tuple(key for key in parameters if key not in notebook.parameters))
 
 
-def _check_dataset(name: str, root: str | None, read: bool) -> None:
-    """Refuses a data set that is unknown or, where the notebook reads its files, not on this machine."""
-    from reidlib.data.load import locate, names, toys
+def _check_dataset(name: str) -> None:
+    from reidlib.data.load import names, toys
 
     if name not in (*names, *toys):
         raise ConfigError(f"There is no data set {name!r}; {nearest(name, toys if '/' in name else names)}.")
-    if read and name not in toys:  # a toy is drawn when it is needed
-        locate(name, root or None)
+
+
+def check_data(planned: list[Execution]) -> None:
+    """Raises DataError where a data set that one of the notebooks reads is not on this machine; a toy is drawn."""
+    from reidlib.data.load import locate, toys
+
+    for run in planned:
+        name = run.parameters.get("dataset", "toy")
+        if "root" in run.notebook.parameters and name not in toys:
+            locate(name, run.parameters.get("root") or None)
 
 
 def _checked(notebook: Notebook, name: str, value: object) -> object:

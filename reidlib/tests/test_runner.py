@@ -18,7 +18,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from reidlib import paths, runner
 from reidlib.errors import ConfigError, DataError, ReidError
-from reidlib.runner import Notebook, NotebookError, execute, parse_value, plan, run_name, select
+from reidlib.runner import Notebook, NotebookError, check_data, execute, parse_value, plan, run_name, select
 from reidlib.tests.figures import unseen
 
 PARAMETERS = 'dataset = "toy"\nseed = 0\nlr = 0.1\nfast = False\noverrides = {}\nrounds = [1]\nrun = "{stem}"'
@@ -185,7 +185,6 @@ def training(tmp_path):
     [
         ({"dataset": "cukh-pedes"}, "There is no data set 'cukh-pedes'; the nearest is 'cuhk-pedes'"),
         ({"dataset": "nosuch"}, "There is no data set 'nosuch'; known are"),
-        ({"dataset": "cuhk-pedes"}, "cuhk-pedes is not at"),
         ({"dataset": "folder", "root": "/nowhere"}, "root should name a folder; there is none at /nowhere"),
         ({"root": __file__}, f"root should name a folder; there is none at {__file__}"),
         ({"preset": "papper"}, "There is no preset 'papper'"),
@@ -198,9 +197,16 @@ def training(tmp_path):
 )  # fmt: skip
 def test_what_cannot_run_is_refused_before_a_kernel_starts(training, tmp_path, monkeypatch, parameters, complaint):
     monkeypatch.setenv("REIDLIB_OUTPUTS", str(tmp_path / "outputs"))
-    with pytest.raises(ReidError, match=re.escape(complaint)):
+    with pytest.raises(ConfigError, match=re.escape(complaint)):
         plan([training], parameters)
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_data_set_that_is_not_here_is_refused_before_a_kernel_starts(training, tmp_path, monkeypatch):
+    monkeypatch.setenv("REIDLIB_DATA", str(tmp_path / "data"))
+    check_data(plan([training], {}))
+    with pytest.raises(DataError, match="cuhk-pedes is not at .*; put reid_raw.json"):
+        check_data(plan([training], {"dataset": "cuhk-pedes"}))
 
 
 def test_folders_are_meant_from_where_the_command_is_given(training, tmp_path, monkeypatch):
