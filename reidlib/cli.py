@@ -119,6 +119,7 @@ def run_notebooks(options: argparse.Namespace) -> int:
     parameters = runner.given(options.parameters, chosen)
     name = options.run if options.run is not None else parameters.pop("run", None)
     runs = runner.plan(chosen, parameters, name)
+    runner.check_data(runs)
     for run in runs:
         for parameter in run.skipped:
             print(f"{run.notebook.stem} has no parameter {parameter!r} and runs without it")

@@ -196,6 +196,16 @@ def _check_dataset(name: str) -> None:
             raise ConfigError(f"There is no data set {part!r}; {nearest(part, toys if '/' in part else names)}.")
 
 
+def check_data(planned: list[Execution]) -> None:
+    """Raises DataError where a data set that one of the notebooks reads is not on this machine; a toy is drawn."""
+    from reidlib.data.load import locate, toys
+
+    for run in planned:
+        name = run.parameters.get("dataset", "toy")
+        if "root" in run.notebook.parameters and name not in toys:
+            locate(name, run.parameters.get("root") or None)
+
+
 def _checked(notebook: Notebook, name: str, value: object) -> object:
     """`value`, made a float where the default is one and a list of a tuple; ConfigError when it is not of the
     default's type, or nothing that a notebook's file can hold."""

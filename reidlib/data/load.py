@@ -118,9 +118,22 @@ def load(name: str, root: Path | str | None = None, *, pictures: bool = True, tr
         raise ConfigError(f"There is no data set {name!r}; {nearest(str(name), known)}.")
     if type(trial) is not int or not 1 <= trial <= trials(name):
         raise ConfigError(f"{name!r} has {trials(name)} trial(s); trial was {trial!r}.")
+    base = locate(name, root)
     if name == "folder":
-        return _finish(name, _folder(root), read_folder(_folder(root), pictures), pictures)
-    source = SOURCES["cuhk-pedes" if name == "toy" else name.removeprefix("toy/")]
+        return _finish(name, base, read_folder(base, pictures), pictures)
+    source = _source(name)
+    read = source.read(base, pictures, trial)
+    if name == "toy":
+        _join_toy(read.table, base, pictures)
+    return _finish(name, base, read, pictures)
+
+
+def locate(name: str, root: Path | str | None = None) -> Path:
+    """The folder of a data set, as `load` finds it. The DataError where there is none says what belongs there and whom
+    to ask for it."""
+    if name == "folder":
+        return _folder(root)
+    source = _source(name)
     if name.startswith("toy"):
         base = _toy_world(root) / source.folder
     else:
@@ -129,10 +142,11 @@ def load(name: str, root: Path | str | None = None, *, pictures: bool = True, tr
         base = base.parent
     if not base.is_dir():
         raise DataError(f"{name} is not at {base}; put {source.files} there, and ask for the data set at {source.ask}.")
-    read = source.read(base, pictures, trial)
-    if name == "toy":
-        _join_toy(read.table, base, pictures)
-    return _finish(name, base, read, pictures)
+    return base
+
+
+def _source(name: str) -> Source:
+    return SOURCES["cuhk-pedes" if name == "toy" else name.removeprefix("toy/")]
 
 
 def trials(name: str) -> int:

@@ -57,6 +57,7 @@ def test_a_folder_is_searched_by_words_a_sketch_and_a_photo(folder, tmp_path, ca
     "arguments, sentence",
     [
         (["search", "nowhere", "a man"], "no folder"),
+        (["app", "nowhere"], "no folder"),
         (["search", ".", "a man", "--model", "toy"], "holds no picture"),
         (["search", "FOLDER", "--model", "toy"], "Nothing to search with"),
         (["search", "FOLDER", "--photo", "none.jpg", "--model", "toy"], "does not exist"),
@@ -64,8 +65,6 @@ def test_a_folder_is_searched_by_words_a_sketch_and_a_photo(folder, tmp_path, ca
 )
 def test_what_cannot_be_searched_is_one_sentence(arguments, sentence, folder, capsys):
     given = [str(folder) if word == "FOLDER" else word for word in arguments]
-    if "--model" not in given:
-        given += ["--model", "toy"]
     assert cli.main(given) == 2
     told = capsys.readouterr().err
     assert sentence in told and len(told.splitlines()) == 1

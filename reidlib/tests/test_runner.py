@@ -18,7 +18,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from reidlib import paths, runner
 from reidlib.errors import ConfigError, DataError, ReidError
-from reidlib.runner import Notebook, NotebookError, execute, parse_value, plan, run_name, select
+from reidlib.runner import Notebook, NotebookError, check_data, execute, parse_value, plan, run_name, select
 from reidlib.tests.figures import unseen
 
 PARAMETERS = 'dataset = "toy"\nseed = 0\nlr = 0.1\nfast = False\noverrides = {}\nrounds = [1]\nrun = "{stem}"'
@@ -201,6 +201,13 @@ def test_what_cannot_run_is_refused_before_a_kernel_starts(training, tmp_path, m
     with pytest.raises(ConfigError, match=re.escape(complaint)):
         plan([training], parameters)
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_data_set_that_is_not_here_is_refused_before_a_kernel_starts(training, tmp_path, monkeypatch):
+    monkeypatch.setenv("REIDLIB_DATA", str(tmp_path / "data"))
+    check_data(plan([training], {}))
+    with pytest.raises(DataError, match="cuhk-pedes is not at .*; put reid_raw.json"):
+        check_data(plan([training], {"dataset": "cuhk-pedes"}))
 
 
 def test_folders_are_meant_from_where_the_command_is_given(training, tmp_path, monkeypatch):

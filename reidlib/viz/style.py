@@ -11,7 +11,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from PIL import Image
 
 from reidlib.data.images import open_image
@@ -80,7 +80,9 @@ def show(axes: Axes, picture: Picture, frame: str = "#b0b0b0", width: float = 0.
 
 
 def plain_numbers(axis: Axis) -> None:
-    """Labels a logarithmic axis in plain numbers: powers of ten are set as mathematics, which this style has off."""
+    """Labels a logarithmic axis in plain numbers: powers of ten are set as mathematics, which this style has off, and a
+    range of less than two of them would have one label."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     axis.set_minor_formatter(NullFormatter())
 

@@ -16,21 +16,17 @@ from reidlib.widgets.panel import SearchPanel, html
 CELL = "from reidlib.widgets.app import panel\n\npanel({folder!r}, {model!r}, {saved!r})"
 
 
-def folder_gallery(model: Method, folder: Path) -> Gallery:
-    """The pictures of a folder as a gallery, whose embeddings are kept in outputs/galleries/ and made once."""
-    folder = folder.absolute()
-    if not folder.is_dir():
-        raise ReidError(f"{folder} is no folder; expected one with pictures.")
-    mark = blake2b(str(folder).encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
-    return encode_folder(model, folder, outputs_dir() / "galleries" / f"{folder.name}-{mark}")
-
-
 def open_gallery(folder: str, model: str, reads: tuple[str, ...]) -> tuple[Method, Gallery, str]:
     """A model, the gallery of a folder, and the sentence that says which model it is. folder: "" for the toy world's
-    test pictures; model: a name for `load_model`, "" for the one that fits."""
+    test pictures; model: a name for `load_model`, "" for the one that fits. Embeddings are kept in outputs/galleries/
+    and made once."""
+    place = Path(folder).absolute()
+    if not place.is_dir():  # said before a model is looked for
+        raise ReidError(f"{place} is no folder; expected one with pictures.")
     chosen, which = pick_model(reads, photos=bool(folder), name=model)
     if folder:
-        return chosen, folder_gallery(chosen, Path(folder)), which
+        mark = blake2b(str(place).encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+        return chosen, encode_folder(chosen, place, outputs_dir() / "galleries" / f"{place.name}-{mark}"), which
     from reidlib.data import load
 
     data = load("toy")
@@ -59,6 +55,7 @@ def serve(folder: str = "", model: str = "", host: str = "127.0.0.1", port: int 
     _, gallery, which = open_gallery(folder, model, ("text", "turns", "sketch"))
     print(which)
     cell = {
+        "id": "panel",
         "cell_type": "code",
         "metadata": {},
         "source": CELL.format(folder=folder, model=model, saved=str(Path("search").absolute())),
@@ -72,6 +69,7 @@ def serve(folder: str = "", model: str = "", host: str = "127.0.0.1", port: int 
         print(f"{len(gallery):,} pictures; open http://{host}:{port} in a browser, Ctrl-C ends it.", flush=True)
         options = ["--no-browser", f"--port={port}", f"--Voila.ip={host}", "--Voila.port_retries=0"]
         options += ["--Voila.log_level=40", "--preheat_kernel=True", "--pool_size=1"]
+        options += ["--KernelManager.transport_encryption=auto"]
         with contextlib.suppress(SystemExit):  # how it ends where the port is taken, having said so
             Voila.launch_instance([str(notebook), *options])
 

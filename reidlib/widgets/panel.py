@@ -66,7 +66,7 @@ class SearchPanel(widgets.VBox):
         self.session, self.step, self.shown, self.folder = session, shown, shown, Path(folder)
         self.talks, self.draws = bool({"text", "turns"} & set(session.model.reads)), "sketch" in session.model.reads
         self.message, self.results = widgets.HTML(), Results(session, self.pressed)
-        title = f"Search with {session.model.name} in {len(session.gallery):,} pictures"
+        title = f"Search in {len(session.gallery):,} pictures"
         side = [widgets.HTML(html("reid-title", title))]
         side += self._conversation() if self.talks else []
         side += self._pictures(drawing or not self.talks)
