@@ -25,10 +25,12 @@ def folder_gallery(model: Method, folder: Path) -> Gallery:
     return encode_folder(model, folder, outputs_dir() / "galleries" / f"{folder.name}-{mark}")
 
 
-def open_gallery(folder: str, model: str, reads: tuple[str, ...]) -> tuple[Method, Gallery, str]:
+def open_gallery(
+    folder: str, model: str, reads: tuple[str, ...], also: tuple[str, ...] = ()
+) -> tuple[Method, Gallery, str]:
     """A model, the gallery of a folder, and the sentence that says which model it is. folder: "" for the toy world's
-    test pictures; model: a name for `load_model`, "" for the one that fits."""
-    chosen, which = pick_model(reads, photos=bool(folder), name=model)
+    test pictures; model: a name for `load_model`, "" for the one that fits; reads, also: as `pick_model` has them."""
+    chosen, which = pick_model(reads, photos=bool(folder), name=model, also=also)
     if folder:
         return chosen, folder_gallery(chosen, Path(folder)), which
     from reidlib.data import load
@@ -85,7 +87,7 @@ def search(folder: str, text: str = "", sketch: str = "", photo: str = "", model
         raise ReidError("Nothing to search with was given; expected a text in quotes, --sketch FILE or --photo FILE.")
     reads = ("text", "turns") if text else ("sketch",) if sketch else ("text", "turns", "sketch")
     drawn, shown = (open_image(file) if file else None for file in (sketch, photo))
-    chosen, gallery, which = open_gallery(folder, model, reads)
+    chosen, gallery, which = open_gallery(folder, model, reads, ("sketch",) if sketch else ())
     session = QuerySession(chosen, gallery)
     if text:
         session.say(text)
