@@ -52,24 +52,25 @@ def load_model(name: str, part: str = "", which: str = "best") -> Method:
     return _read(file) if file else _zero_shot(name)
 
 
-def pick_model(reads: Sequence[str], photos: bool, name: str = "") -> tuple[Method, str]:
+def pick_model(reads: Sequence[str], photos: bool, name: str = "", also: Sequence[str] = ()) -> tuple[Method, str]:
     """A model to search with, on the device there is, and one sentence that says which and why.
 
-    It reads one of `reads` ("text", "turns", "sketch"). That of `name` if one is given; else the newest training that
-    fits, on photos where `photos` says that photos are searched, on the drawn world where not; else a small open_clip
-    model, fetched once, or for drawings the toy CLIP. The toy is never used on photos unless it is named.
-    Raises ReidError where `name` reads none of them, or where a model must be fetched and cannot be.
+    It reads one of `reads` ("text", "turns", "sketch") and all of `also`. That of `name` if one is given; else the
+    newest training that fits, on photos where `photos` says that photos are searched, on the drawn world where not;
+    else a small open_clip model, fetched once, or for drawings the toy CLIP. The toy is never used on photos unless it
+    is named. Raises ReidError where `name` does not read them, or where a model must be fetched and cannot be.
     """
     if name:
         model, why = load_model(name), f"The model is {name}, as asked for."
-        if not set(reads) & set(model.reads):
-            raise ReidError(f"{name} reads {' and '.join(model.reads)}; expected {' or '.join(reads)}.")
+        if not _reads(model, reads, also):
+            wanted = " and ".join([" or ".join(reads), *also])
+            raise ReidError(f"{name} reads {' and '.join(model.reads)}; expected {wanted}.")
         return model.to(pick_device()), why
     for run, part in reversed(trained()):
         where = "/".join(filter(None, (run, part)))
         if on_photos(where) == photos:
             model = load_model(where)
-            if set(reads) & set(model.reads):
+            if _reads(model, reads, also):
                 kind = "photos" if photos else "drawn people"
                 return model.to(pick_device()), f"The model is {model.name} from the run {where}, trained on {kind}."
     if not set(reads) & {"text", "sketch"}:
@@ -83,6 +84,10 @@ def pick_model(reads: Sequence[str], photos: bool, name: str = "") -> tuple[Meth
         f"No run was trained on photos, so this is {SMALL} as it comes; pictures are squashed to "
         f"{model.image_size[0]} x {model.image_size[1]}, so that nothing of a person is cut off.",
     )
+
+
+def _reads(model: Method, one_of: Sequence[str], also: Sequence[str]) -> bool:
+    return bool(set(one_of) & set(model.reads)) and set(also) <= set(model.reads)
 
 
 def on_photos(name: str) -> bool:
@@ -177,10 +182,13 @@ def start_from(model: Method, name: str) -> dict[str, Any]:
 def import_run(kind: str, file: str | Path, name: str, **settings: Any) -> tuple[Method, Path]:
     """Makes an official checkpoint a run that everything takes by `name`; returns its model and the run's folder.
 
-    kind, file, settings: as in `official.import_official`. Raises ConfigError where a run of this name is there.
+    kind, file, settings: as in `official.import_official`. Raises ConfigError where a run of this name is there, and
+    for a name that means another model.
     """
     from reidlib.official import import_official
 
+    if name in TOY or ":" in name or name.startswith((".", "~")):
+        raise ConfigError(f"A run cannot be called {name!r}, as a model's name that means something else.")
     folder = paths.inside(paths.outputs_dir(), name)
     if folder.exists():
         raise ConfigError(f"There is a run {name} in {folder}; import under another name, or delete it first.")

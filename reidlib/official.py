@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from reidlib.backbones.bert import TextEncoder, build_bert
 from reidlib.backbones.openai import clip_like
 from reidlib.backbones.swin_llama import TransformerTowers, Vocabulary, swin_of
+from reidlib.config import Config
 from reidlib.data.augment import IMAGENET
 from reidlib.errors import CheckpointError, ConfigError, nearest
 from reidlib.methods.base import Method
@@ -89,6 +90,8 @@ def import_official(kind: str, path: str | Path, **settings: Any) -> Method:
     """
     if kind not in KINDS:
         raise ConfigError(f"There is no kind of checkpoint {kind!r}; {nearest(kind, KINDS)}.")
+    if "image_size" in settings:
+        settings["image_size"] = Config().replace(image_size=settings["image_size"]).image_size
     # The device decides how to compute: halves on a CPU are slower than whole numbers.
     return KINDS[kind].build(kind, Path(path), {"precision": "auto"} | settings).eval()
 
@@ -114,7 +117,8 @@ def _cfine(kind: str, path: Path, settings: dict[str, Any]) -> CFine:
     state = renamed(state, NAMES["cfine"])
     with fitting(path):
         clip = clip_like(_under(state, "clip.model."), settings.get("image_size"))
-        text = TextEncoder(_bert_like(state), CFineConfig.paper().text_encoder, CFineConfig.paper().text_length)
+        told = CFineConfig.paper().replace(**settings)
+        text = TextEncoder(_bert_like(state), told.text_encoder, told.text_length)
         sizes = {"image_size": clip.image_size, "heads": max(text.width // 64, 1)}
         people = state["head.classifier"].shape[-1] if "head.classifier" in state else 0
         model = CFine(CFineConfig.paper().replace(**sizes | settings), people, clip=clip, bert=text)
@@ -139,11 +143,9 @@ def _irra_family(kind: str, path: Path, settings: dict[str, Any]) -> CFFA | Clip
         **({} if any(name.startswith("head.reasoning.") for name in state) else {"mlm_weight": 0.0}),
         **({} if "head.classifier.weight" in state else {"id_weight": 0.0}),
     }
-    config = CFFAConfig.paper().replace(**sizes | settings)
-    for block in clip.model.transformer.resblocks:
-        block.attn.dropout = config.text_dropout
+    people = len(state.get("head.classifier.weight", state.get("head.classifier.bias", ())))
     with fitting(path):
-        model = CFFA(config, len(state.get("head.classifier.weight", ())), clip=clip)
+        model = CFFA(CFFAConfig.paper().replace(**sizes | settings), people, clip=clip)
     load_state(model, state, optional=("clip.model.logit_scale", *_unless("head.classifier.", state)), source=path)
     return model
 

@@ -2,8 +2,8 @@
 
 import json
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -44,8 +44,10 @@ class TextEncoder(nn.Module):
         """
         files = None
         if self.name not in RANDOM:
-            with suppress(ReidError):
+            try:
                 files = packed(self._words)
+            except ReidError as error:  # of an imported model, which has read nothing yet
+                warnings.warn(f"The model is kept without its tokenizer and reads no words yet. {error}", stacklevel=2)
         return {
             "kind": "text",
             "config": json.loads(self.model.config.to_json_string(use_diff=False)),

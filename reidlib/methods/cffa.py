@@ -127,9 +127,10 @@ class Head(nn.Module):
             self.text_local = LocalEmbedding(width, config.local_dim)
         if config.mlm_weight:
             self.reasoning = Reasoning(width, config.heads, config.mlm_layers, vocab_size)
-        self.classifier = nn.Linear(width, num_classes)
-        nn.init.normal_(self.classifier.weight, std=0.001)
-        nn.init.zeros_(self.classifier.bias)
+        if num_classes:  # RDE's files know no identities
+            self.classifier = nn.Linear(width, num_classes)
+            nn.init.normal_(self.classifier.weight, std=0.001)
+            nn.init.zeros_(self.classifier.bias)
 
     def image(self, tokens: Tensor, attention: Tensor | None) -> Features:
         """tokens: (B, L, D), [CLS] first; attention: (B, L, L) of the last layer, averaged over heads."""

@@ -23,6 +23,7 @@ from reidlib.retrieval.gallery import Gallery, stamp_of
 SHOWN = (1, 5, 10, 20)  # candidates of which "among those shown" is learnt
 DRAWS = 12  # galleries drawn from a split
 SAMPLE = 1_024  # pictures that tell the scores' mean and spread
+MOST = 2_000  # queries that are searched with in each gallery
 
 
 class Presence:
@@ -44,8 +45,11 @@ class Presence:
         return cls(*(_logistic(*map(np.array, zip(*rows, strict=True))) for rows in (here, shown)))
 
     @classmethod
-    def kept(cls, model: Method, table: pd.DataFrame, root: Path, file: Path) -> "Presence":
-        """The one in `file` if it was fitted for this model, else one fitted on a table's people and written there."""
+    def kept(cls, model: Method, table: pd.DataFrame, root: Path, file: Path, folder: Path | None = None) -> "Presence":
+        """The one in `file` if it was fitted for this model, else one fitted on a table's people and written there.
+
+        folder: where the embeddings of the table's pictures are kept, if they are.
+        """
         stamp = stamp_of(model)
         try:
             known = json.loads(file.read_text())
@@ -53,7 +57,7 @@ class Presence:
                 return cls(known["here"], known["shown"])
         except (OSError, ValueError, LookupError, TypeError):  # none yet, or damaged: it is fitted anew
             pass
-        made = cls.fit(open_set(model, table, root))
+        made = cls.fit(open_set(model, table, root, folder=folder))
         write_json(file, {"stamp": stamp, "here": made.here.tolist(), "shown": made.shown.tolist()})
         return made
 
@@ -68,19 +72,22 @@ class Presence:
         return (min(float(_sigmoid(shown @ self.shown)), anywhere) if k < size else anywhere), anywhere
 
 
-def open_set(model: Method, table: pd.DataFrame, root: Path, draws: int = DRAWS, seed: int = 0) -> list[tuple]:
-    """Searches by every annotation of a split in galleries from which a random half of its people was taken out.
+def open_set(
+    model: Method, table: pd.DataFrame, root: Path, draws: int = DRAWS, seed: int = 0, folder: Path | None = None
+) -> list[tuple]:
+    """Searches by the annotations of a split in galleries from which a random half of its people was taken out.
 
     Returns, for each, (best scores, spread of all, size of the gallery, rank of the person or 0 where they are out).
     Texts are searched whole and cut to half, as witnesses begin with little. Raises DataError where there is nothing
     to search with.
     """
-    gallery = Gallery.encode(model, table, root)
+    gallery = Gallery.encode(model, table, root, folder)
     rows = gallery.index.metadata
     pids = np.array([row["pid"] for row in rows])
     asked = [(query, row["pid"]) for row in rows for query in _queries(model, row)]
     if not asked or len(set(pids)) < 4:
         raise DataError(f"{root} annotates too few people to tell who is in a gallery; expected at least four.")
+    asked = random.Random(seed).sample(asked, MOST) if len(asked) > MOST else asked
     embedded = Encoder(model).queries([query for query, _ in asked]).cpu()
     scores = (embedded @ gallery.index.vectors(range(len(rows))).T).numpy()
     found, people = [], sorted(set(pids))

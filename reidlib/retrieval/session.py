@@ -263,9 +263,12 @@ class QuerySession:
         return [(row, about["image"], score) for (row, score), about in zip(found, known, strict=True)]
 
     def presence(self, k: int = 10) -> tuple[float, float] | None:
-        """How likely the person is among the first k, and in the gallery at all; None where that is not calibrated."""
+        """How likely the person is among the first k, and in the gallery at all; None where that is not calibrated.
+
+        It is calibrated on words: how near a drawing or a photo comes to pictures is another matter.
+        """
         embedding = self.embedding()
-        if self._presence is None or embedding is None:
+        if self._presence is None or embedding is None or {"sketch", "photo"} & set(self.query.parts):
             return None
         if self._background is None:
             self._background = self.gallery.index.vectors(self.gallery.index.sample(SAMPLE))

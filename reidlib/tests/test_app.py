@@ -1,5 +1,6 @@
 """A folder of one's own, searched by one command, and the panel as a page in a real browser."""
 
+import json
 import os
 import shutil
 import socket
@@ -15,6 +16,7 @@ from PIL import Image
 from reidlib import cli
 from reidlib.tests.attribute_model import draw_table
 from reidlib.tests.ports import free_port
+from reidlib.widgets import app
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 PKU = Path(os.environ.get("REIDLIB_SHARED", "../shared"), "data", "PKU-Sketch", "photo")
@@ -51,6 +53,23 @@ def test_a_folder_is_searched_by_words_a_sketch_and_a_photo(folder, tmp_path, ca
     alone = ["search", str(folder), "--photo", str(photo), "--model", "toy", "-k", "1"]
     capsys.readouterr()
     assert cli.main(alone) == 0 and photo.name in capsys.readouterr().out
+
+
+def test_a_folder_with_metadata_is_searched_by_what_it_tells(tmp_path):
+    table = draw_table(tmp_path / "own", 12)
+    Image.new("L", (32, 64), 255).save(tmp_path / "own" / "drawn.png")
+    rows = [{"file_name": row.image, "pid": row.pid, "text": row.text} for row in table.itertuples()]
+    rows[0]["sketch"] = "drawn.png"
+    (tmp_path / "own" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    made = app.panel(str(tmp_path / "own"), "toy")
+    gallery = made.session.gallery
+    assert [row["image"] for row in gallery.index.metadata] == table["image"].tolist(), "a sketch is no candidate"
+    made.send(table["text"][3][0])
+    note = made.results.note
+    assert "the person is" in note and "chance" in note
+    made.uploaded((tmp_path / "own" / "drawn.png").read_bytes(), "sketch")
+    assert made.results.note == "", "a drawing's scores are not those of words"
+    assert app.presence_of(made.session.model, str(tmp_path / "own" / "people")) is None
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,11 @@ def test_photos_are_searched_by_what_was_trained_on_photos(monkeypatch):
     run("drawn_again", clip())
     assert pick_model(["text"], photos=True)[1] == "The model is clip from the run real, trained on photos."
     assert pick_model(["sketch"], photos=True)[1].startswith("The model is clip from the run later")
+    run("both", clip(views=("text", "sketch")), dataset="pku-sketch")
+    run("words", clip(), dataset="cuhk-pedes")
+    assert "the run both" in pick_model(["text"], photos=True, also=["sketch"])[1]
+    with pytest.raises(ReidError, match="words reads text; expected text or turns and sketch"):
+        pick_model(["text", "turns"], photos=True, name="words", also=["sketch"])
     assert pick_model(["text"], photos=True, name="toy")[1] == "The model is toy, as asked for."
     with pytest.raises(ReidError, match="later reads sketch; expected text"):
         pick_model(["text"], photos=True, name="later")

@@ -1,11 +1,13 @@
 """Official checkpoints of every method, made up in their layout: what is imported embeds as written out by hand."""
 
+import json
 import sys
 import types
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import linear, normalize, relu
 from torch.testing import assert_close
@@ -13,10 +15,14 @@ from torch.testing import assert_close
 from reidlib import official
 from reidlib.cli import main
 from reidlib.errors import CheckpointError, ConfigError
-from reidlib.models import load_model, pick_model
+from reidlib.methods.diana import DiaNA, DianaConfig
+from reidlib.models import import_run, load_model, pick_model
 from reidlib.official import KINDS, import_official
+from reidlib.query import Query
 from reidlib.tests import naive_towers as naive
 from reidlib.tests import official_names as names
+from reidlib.tests.test_golden_diana import word_tokenizer
+from reidlib.tests.test_models import llama_folder
 
 CAPTIONS = ["a man in a red coat and black shoes", "woman", "a boy with a bag", "the same boy, seen from behind"]
 TALL, WIDE = {"image_size": (48, 32)}, {"image_size": (64, 32)}
@@ -173,6 +179,11 @@ def test_a_sketch_and_words_of_the_second_stage(tmp_path):
     assert_close(ours, normalize(text, dim=1), atol=1e-5, rtol=1e-4)
 
 
+def test_a_file_without_a_classifier_is_read_without_a_warning(tmp_path, recwarn):
+    assert not any("classifier" in name for name in imported(tmp_path, "rde", names.rde()).state_dict())
+    assert not [str(warning.message) for warning in recwarn]
+
+
 @torch.no_grad()
 def test_captions_of_192_words_are_read(tmp_path):
     model = imported(tmp_path, "llava-reid", names.irra(words=192))
@@ -265,6 +276,8 @@ def test_pictures_of_another_size_and_unknown_kinds_are_refused(tmp_path):
         import_official("irra", path)
     with pytest.raises(ConfigError, match="the nearest is 'irra'"):
         import_official("ira", path)
+    with pytest.raises(ConfigError, match="image_size should be"):
+        import_official("irra", path, image_size=384)
     with pytest.raises(CheckpointError, match="config.json"):
         import_official("diana", tmp_path)
 
@@ -324,3 +337,46 @@ def test_an_imported_run_is_taken_by_name(tmp_path, monkeypatch, capsys, kind):
     assert type(picked) is type(model) and "theirs, trained on photos" in why
     assert main(["import", kind, str(path), "--as", "theirs", *size]) == 2
     assert "There is a run theirs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["toy", ".hidden", "ViT-B-16:openai", "hf-hub:me/mine"])
+def test_a_run_has_no_name_that_means_another_model(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("REIDLIB_OUTPUTS", str(tmp_path / "outputs"))
+    with pytest.raises(ConfigError, match="A run cannot be called"):
+        import_run("rde", written(tmp_path, "rde", names.rde()), name, **TALL)
+
+
+@torch.no_grad()
+def test_the_tokenizer_of_an_imported_cfine_is_kept_or_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("REIDLIB_OUTPUTS", str(tmp_path / "outputs"))
+    path, words = written(tmp_path, "cfine", MAKE["cfine"]()), tmp_path / "words"
+    with pytest.warns(UserWarning, match="reads no words yet. .* name the folder as text_encoder"):
+        import_run("cfine", path, "without")
+    word_tokenizer(50, 0, 2, 3).save_pretrained(words)
+    model, _ = import_run("cfine", path, "with", text_encoder=str(words))
+    words.rename(tmp_path / "gone")
+    said = [Query("word9 word11 " * 30)]
+    assert_close(load_model("with").embed(said), model.embed(said))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["diana-1", "diana"])
+def test_an_imported_diana_is_taken_by_name(tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("REIDLIB_OUTPUTS", str(tmp_path / "outputs"))
+    (tmp_path / "llama").mkdir()
+    source = DiaNA(DianaConfig.preset("toy", towers="transformers", text_tower=llama_folder(tmp_path / "llama")))
+    folder = tmp_path / "official"
+    word_tokenizer(60, 1, 2, 3).save_pretrained(folder)
+    towers = {"vision": source.towers.vision.config, "llama": source.towers.language.config}
+    (folder / "config.json").write_text(json.dumps({f"{name}_config": c.to_dict() for name, c in towers.items()}))
+    theirs = {"towers.vision.": "vision_model.", "towers.language.": "llama."}
+    state = official.renamed(source.state_dict(), theirs | {"": ""})
+    save_file({name: tensor.contiguous().clone() for name, tensor in state.items()}, folder / "model.safetensors")
+    size = ["-p", "image_size", str(tuple(source.image_size)), "-p", "system", source.config.system]
+    assert main(["import", kind, str(folder), "--as", "theirs", *size]) == 0
+    folder.rename(tmp_path / "gone")
+    again, images = load_model("theirs"), torch.randn(2, 3, *source.image_size)
+    assert again.name == kind and again.reads == ("text", "turns")
+    said = [Query(turns=(("word9", "word10"), ("word11", "word12")))]
+    assert_close(again.embed_image(images), source.eval().embed_image(images))
+    assert_close(again.embed(said), source.embed(said))

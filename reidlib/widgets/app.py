@@ -6,37 +6,69 @@ import tempfile
 from hashlib import blake2b
 from pathlib import Path
 
-from reidlib.errors import ReidError
+from reidlib.data import PersonData, load
+from reidlib.data.metadata import metadata_files
+from reidlib.errors import DataError, ReidError
 from reidlib.methods.base import Method
 from reidlib.models import pick_model
 from reidlib.paths import outputs_dir
-from reidlib.retrieval import Gallery, QuerySession, encode_folder
+from reidlib.retrieval import Gallery, Presence, QuerySession, encode_folder
 from reidlib.widgets.panel import SearchPanel, html
 
 CELL = "from reidlib.widgets.app import panel\n\npanel({folder!r}, {model!r}, {saved!r})"
 
 
-def open_gallery(folder: str, model: str, reads: tuple[str, ...]) -> tuple[Method, Gallery, str]:
+def open_gallery(
+    folder: str, model: str, reads: tuple[str, ...], also: tuple[str, ...] = ()
+) -> tuple[Method, Gallery, str]:
     """A model, the gallery of a folder, and the sentence that says which model it is. folder: "" for the toy world's
-    test pictures; model: a name for `load_model`, "" for the one that fits. Embeddings are kept in outputs/galleries/
-    and made once."""
-    place = Path(folder).absolute()
-    if not place.is_dir():  # said before a model is looked for
-        raise ReidError(f"{place} is no folder; expected one with pictures.")
-    chosen, which = pick_model(reads, photos=bool(folder), name=model)
-    if folder:
-        mark = blake2b(str(place).encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
-        return chosen, encode_folder(chosen, place, outputs_dir() / "galleries" / f"{place.name}-{mark}"), which
-    from reidlib.data import load
+    test pictures; model: a name for `load_model`, "" for the one that fits; reads, also: as `pick_model` has them.
 
-    data = load("toy")
-    return chosen, Gallery.encode(chosen, data.split("test"), data.root, outputs_dir() / "galleries" / "toy"), which
+    Embeddings are kept in outputs/galleries/ and made once. Of a folder with metadata the pictures that it tells of are
+    the gallery, and what it tells of them comes along.
+    """
+    if folder and not Path(folder).is_dir():
+        raise ReidError(f"{Path(folder).absolute()} is no folder; expected one with pictures.")
+    chosen, which = pick_model(reads, photos=bool(folder), name=model, also=also)
+    data, place = _annotated(folder), _place(folder)
+    if data is None:
+        return chosen, encode_folder(chosen, Path(folder).absolute(), place), which
+    return chosen, Gallery.encode(chosen, data.table if folder else data.split("test"), data.root, place), which
+
+
+def _annotated(folder: str) -> PersonData | None:
+    """The toy world, or a folder with metadata as a data set; None for a folder of pictures alone."""
+    if not folder:
+        return load("toy")
+    return load("folder", Path(folder).absolute()) if metadata_files(Path(folder)) else None
+
+
+def _place(folder: str) -> Path:
+    """Where the embeddings of a folder are kept."""
+    if not folder:
+        return outputs_dir() / "galleries" / "toy"
+    path = Path(folder).absolute()
+    mark = blake2b(str(path).encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+    return outputs_dir() / "galleries" / f"{path.name}-{mark}"
+
+
+def presence_of(model: Method, folder: str) -> Presence | None:
+    """How to tell whether the person is there at all, learnt from the people that are annotated: those of the toy
+    world's validation split, or of a folder with metadata. None where these are too few."""
+    data, place = _annotated(folder), _place(folder)
+    if data is None or not {"text", "turns"} & set(model.reads):
+        return None
+    people, beside = (data.table, place) if folder else (data.split("val"), None)
+    try:
+        return Presence.kept(model, people, data.root, place / "presence.json", beside)
+    except DataError:
+        return None
 
 
 def panel(folder: str = "", model: str = "", saved: str = "search") -> SearchPanel:
     """The panel on a folder of pictures; arguments as in `open_gallery`. saved: the folder of saved searches."""
     chosen, gallery, which = open_gallery(folder, model, ("text", "turns", "sketch"))
-    made = SearchPanel(QuerySession(chosen, gallery), folder=Path(saved))
+    made = SearchPanel(QuerySession(chosen, gallery, presence=presence_of(chosen, folder)), folder=Path(saved))
     made.message.value = html("reid-note", which)
     return made
 
@@ -52,7 +84,8 @@ def serve(folder: str = "", model: str = "", host: str = "127.0.0.1", port: int 
     except ImportError as error:
         raise ReidError("The app needs voila: pip install 'reidlib[app]'.") from error
     folder = str(Path(folder).absolute()) if folder else ""
-    _, gallery, which = open_gallery(folder, model, ("text", "turns", "sketch"))
+    chosen, gallery, which = open_gallery(folder, model, ("text", "turns", "sketch"))
+    presence_of(chosen, folder)  # kept for the pages
     print(which)
     cell = {
         "id": "panel",
@@ -83,7 +116,7 @@ def search(folder: str, text: str = "", sketch: str = "", photo: str = "", model
         raise ReidError("Nothing to search with was given; expected a text in quotes, --sketch FILE or --photo FILE.")
     reads = ("text", "turns") if text else ("sketch",) if sketch else ("text", "turns", "sketch")
     drawn, shown = (open_image(file) if file else None for file in (sketch, photo))
-    chosen, gallery, which = open_gallery(folder, model, reads)
+    chosen, gallery, which = open_gallery(folder, model, reads, ("sketch",) if sketch else ())
     session = QuerySession(chosen, gallery)
     if text:
         session.say(text)
