@@ -1,4 +1,4 @@
-"""What the workbook costs: training steps, memory, evaluation, search and reading pictures, each a list of rows.
+"""What the workbook costs: training steps, memory, evaluation, search, reading and encoding pictures: lists of rows.
 
 Every speed is a comparison: the things compared take turns in one process, and the median over the turns counts.
 Models have random weights, so nothing is fetched; time and memory do not depend on the values.
@@ -8,6 +8,8 @@ import itertools
 import logging
 import os
 import platform
+import subprocess
+import sys
 import time
 import warnings
 import weakref
@@ -22,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import normalize
@@ -37,11 +40,11 @@ from reidlib.data.augment import BatchAugment
 from reidlib.data.batches import data_pixels
 from reidlib.data.images import open_image
 from reidlib.devices import autocast, pick_device
-from reidlib.evaluation import rank
+from reidlib.evaluation import Encoder, rank
 from reidlib.losses import both_ways, itc
 from reidlib.methods.base import Method
-from reidlib.retrieval import GalleryIndex
-from reidlib.retrieval.store import Store, create
+from reidlib.retrieval import GalleryIndex, cluster
+from reidlib.retrieval.store import Store, connect, create
 
 METHODS = ("clip", "cfine", "cffa", "interactreid-1", "interactreid", "diana")
 GOAL = 1.15  # a step should take at most so many times the bare one
@@ -492,7 +495,9 @@ def searches(
 
     `read_ms` is the time to go through the embeddings once (their largest value), `ratio` that of the exact search to
     it. Where LanceDB is installed, the same gallery in a store with a quantised index: `store_ms`, `recall`, the share
-    of the exact k best that it finds too, and the seconds that loading and indexing took, `load_s` and `index_s`.
+    of the exact k best that it finds too, the seconds that loading and indexing took, `load_s` and `index_s`, what it
+    takes on the disk, `disk_mb`, and the memory of a process that connects and searches, `search_mb`: the engine
+    runs inside of the client, so it is that of both (Linux only).
     Embeddings lie in clusters, as pictures of people do: among unrelated ones nothing could be left out of a search.
     """
     rows = []
@@ -508,7 +513,8 @@ def searches(
             row = {"pictures": size, "width": width, **{f"{name}_ms": 1e3 * median(seconds[name]) for name in runs}}
             row["ratio"] = paired_ratio(seconds, "exact", "read")
             if store is not None:
-                row |= {"recall": store.recall(asked, k), **took}
+                row |= {"recall": store.recall(asked, k), **took, "disk_mb": _size(Path(folder)) / 1e6}
+                row |= _memory_of_searching(folder, asked, k)
         rows.append(row)
     return rows
 
@@ -520,6 +526,37 @@ def _store(folder: str, gallery: np.ndarray) -> tuple[Store, dict[str, float]]:
     loaded = time.perf_counter()
     store.build_index("IVF_PQ", num_sub_vectors=gallery.shape[1] // 4)
     return store, {"load_s": loaded - start, "index_s": time.perf_counter() - loaded}
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _memory_of_searching(folder: str, queries: Tensor, k: int) -> dict[str, float]:
+    """Measured in a new process, as this one holds the gallery."""
+    if not Path("/proc/self/status").exists():
+        return {}
+    code = f"from reidlib import benchmarks; benchmarks.search_alone({folder!r}, {queries.shape[1]}, {k})"
+    given = queries.numpy().tobytes()
+    found = subprocess.run([sys.executable, "-c", code], input=given, stdout=subprocess.PIPE, check=True).stdout
+    return {"search_mb": int(found) / 1e6}
+
+
+def search_alone(folder: str, width: int, k: int) -> None:
+    """Prints the bytes by which this process grows while it searches a store for the queries that it is given."""
+    import lancedb  # noqa: F401 - what importing takes is not what is measured
+
+    queries = torch.from_numpy(np.frombuffer(sys.stdin.buffer.read(), np.float32).reshape(-1, width).copy())
+    before, store = _own_memory(), connect(folder)
+    for query in queries:
+        store.search(query[None], k)
+    print(_own_memory() - before)
+
+
+def _own_memory() -> int:
+    """Bytes of memory that are this process's alone."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith("RssAnon")))
 
 
 def _taking_turns(index: GalleryIndex | Store, queries: Tensor, k: int) -> Callable[[], object]:
@@ -542,6 +579,72 @@ def clustered(size: int, width: int, queries: int) -> tuple[np.ndarray, Tensor]:
     starts = range(0, size, ROWS)
     gallery = np.concatenate([around(np.arange(start, min(start + ROWS, size)) % len(people)) for start in starts])
     return gallery, torch.from_numpy(around(rng.integers(len(people), size=queries)))
+
+
+# -- encoding, and what a large gallery costs
+
+
+def encoding(
+    preset: str = "toy", count: int = 4_096, workers: Sequence[int] = (0, 1, 2, 4), model: Callable[[], Method] = None
+) -> list[dict]:
+    """Pictures a second that `encode_pictures` takes from JPEG files to Parquet files, and what the bare model takes.
+
+    A row for the bare model, fed with decoded pictures from memory, then one for each number of workers, 0 being this
+    process without Ray. The speed is that between the first file of every worker and the last file of all, as a long
+    job has it; `start_s` is what passes before. model: a function that makes it; CLIP's of the preset by default.
+    """
+    make = model or partial(build, "clip", preset)
+    bare, rng = make().to(pick_device()).eval(), np.random.default_rng(0)
+    with TemporaryDirectory() as folder:
+        source = Path(folder, "pictures")
+        source.mkdir()
+        for number in range(count):
+            noise = Image.fromarray(rng.integers(0, 256, (16, 8, 3), np.uint8))
+            noise.resize((128, 256), Image.Resampling.BICUBIC).save(source / f"{number:06}.jpg", quality=90)
+        names = [source / f"{number:06}.jpg" for number in range(min(count, cluster.ROWS))]
+        pixels, encoder = [bare.resized(name) for name in names], Encoder(bare, batch_size=64)
+        seconds = median(alternate({"bare": lambda: encoder.images(pixels)}, repeats=3, warm_up=1)["bare"])
+        rows = [{"way": "bare model", "pictures_per_second": len(pixels) / seconds, "start_s": 0.0}]
+        for number in workers:
+            if number and not find_spec("ray"):
+                continue
+            out, begun = Path(folder, f"out {number}"), time.time()
+            cluster.encode_pictures(make, source, out, workers=number)
+            written = sorted(file.stat().st_mtime for file in out.glob("*.parquet"))
+            first = written[max(1, number) - 1]  # by then each worker has its model, or nearly so
+            speed = cluster.ROWS * (len(written) - max(1, number)) / (written[-1] - first)
+            way = f"{number} worker{'s' * (number > 1)} on Ray" if number else "encode_pictures, this process"
+            rows.append({"way": way, "pictures_per_second": speed, "start_s": first - begun})
+    return [row | {"of_bare": row["pictures_per_second"] / rows[0]["pictures_per_second"]} for row in rows]
+
+
+def operations_of_a_picture(preset: str = "paper", name: str = "clip") -> float:
+    """Floating-point operations that encoding one picture takes, counted without weights."""
+    with Unfilled():
+        model = without_contents(build(name, preset)).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.embed_image(torch.randn(1, 3, *model.image_size))
+    return float(counter.get_total_flops())
+
+
+def costs(pictures: int, speed: float, width: int = WIDTH, picture_bytes: int = 10_000) -> dict[str, float]:
+    """What a gallery of N `pictures` costs where one GPU encodes v = `speed` pictures a second.
+
+    - gpu_hours: N / (3600 v). On n workers so many times less time passes; the sum stays.
+    - pictures_gb: N b, at b = `picture_bytes` a picture's file.
+    - embeddings_gb: 4 N D, for D = `width` numbers of 4 bytes: the Parquet files, and the memory of an exact search.
+    - store_gb: N (4 D + D / 4 + 100) on the disk: the vectors, a byte for four numbers of each in the index (IVF_PQ),
+      and ids, names and their indexes; `searches` measures it.
+    - index_gb: N D / 4, the part of it that a search through IVF_PQ keeps in memory once it has been everywhere.
+    """
+    return {
+        "pictures": pictures,
+        "gpu_hours": pictures / speed / 3600,
+        "pictures_gb": pictures * picture_bytes / 1e9,
+        "embeddings_gb": 4 * pictures * width / 1e9,
+        "store_gb": pictures * (4 * width + width / 4 + 100) / 1e9,
+        "index_gb": pictures * width / 4 / 1e9,
+    }
 
 
 # -- from files to batches
@@ -601,7 +704,7 @@ def onnx_towers(
     weights. int8 takes the weights of matrix products in 8 bits, and quantises what they are multiplied with as it
     comes. Needs the extra `onnx`.
     """
-    from reidlib.evaluation import Encoder, evaluate, tasks
+    from reidlib.evaluation import evaluate, tasks
     from reidlib.models import load_model
 
     if model is None:
@@ -681,6 +784,7 @@ MEASUREMENTS: dict[str, Callable[[str], list[dict]]] = {
     "memory": memory,
     "evaluation": lambda preset: evaluation(),
     "search": lambda preset: searches(),
+    "encoding": encoding,
     "pictures": lambda preset: pictures(load("toy"), preset),
     "onnx": lambda preset: onnx_towers(load("toy") if preset == "toy" else None, preset),
 }

@@ -251,7 +251,7 @@ def _prose(docstring: str) -> str:
 
 CSS = """\
 /* Tables wider than a phone scroll by themselves; formulas too. */
-.bd-article table { display: block; max-width: 100%; overflow-x: auto; }
+.bd-article table { display: block; width: fit-content; max-width: 100%; overflow-x: auto; }
 .bd-article div.math { overflow-x: auto; overflow-y: hidden; }
 .bd-article pre { font-size: .8em; overflow-x: auto; }
 .bd-article :is(h1, h2, h3, h4, h5, p, li, code) { overflow-wrap: anywhere; }

@@ -32,7 +32,7 @@ examples:
   reid reproduce 02_clip_baseline                      a run once more: does it come to the same numbers?
 """
 
-BENCHMARKS = ("steps", "parts", "arithmetic", "memory", "evaluation", "search", "pictures", "onnx")
+BENCHMARKS = ("steps", "parts", "arithmetic", "memory", "evaluation", "search", "encoding", "pictures", "onnx")
 COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, tuple]] = {}
 
 
@@ -260,9 +260,10 @@ def check_dataset(options: argparse.Namespace) -> int:
     argument("--preset", choices=("toy", "paper"), default="toy", help="size of the models"),
 )
 def run_benchmarks(options: argparse.Namespace) -> None:
-    """Measure training steps against bare ones, memory, evaluation, search in up to a million pictures, and the way
-    from files to batches. Prints tables and writes them to outputs/benchmark.../benchmark.json with the machine's
-    description. `memory` and `arithmetic` need no GPU for the paper's sizes; `steps` in the paper's sizes does.
+    """Measure training steps against bare ones, memory, evaluation, search in up to a million pictures, encoding by
+    several workers, and the way from files to batches. Prints tables and writes them to
+    outputs/benchmark.../benchmark.json with the machine's description. `memory` and `arithmetic` need no GPU for the
+    paper's sizes; `steps` in the paper's sizes does.
     """
     import pandas as pd
 

@@ -1,6 +1,7 @@
 """The measuring itself: that bytes, operations, pairs and turns are counted right. No test looks at a time."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,10 +20,13 @@ from reidlib.benchmarks import (
     batch,
     build,
     clustered,
+    costs,
+    encoding,
     evaluation,
     machine,
     memory,
     one_by_one,
+    operations_of_a_picture,
     optimizer_of,
     paired_ratio,
     parts,
@@ -37,7 +41,8 @@ from reidlib.data import load
 from reidlib.data.batches import data_pixels
 from reidlib.evaluation import metrics
 from reidlib.methods.cffa import CFFAConfig, Reasoning
-from reidlib.retrieval import GalleryIndex
+from reidlib.retrieval import GalleryIndex, cluster
+from reidlib.tests.attribute_model import AttributeModel
 
 
 def test_live_memory_counts_what_is_alive_and_what_was_at_most():
@@ -214,6 +219,30 @@ def test_clustered_embeddings_find_their_own_cluster():
 def test_a_search_is_measured_in_every_way_there_is():
     [row] = searches((200,), width=8, queries=3, k=2)
     assert row["pictures"] == 200 and {"exact_ms", "read_ms", "ratio"} <= row.keys()
+
+
+def test_a_store_is_measured_beside_the_exact_search():
+    pytest.importorskip("lancedb")
+    [row] = searches((2_000,), width=8, queries=3, k=2)
+    assert 0.5 < row["recall"] <= 1 and row["disk_mb"] > 1e-6 * 2_000 * 8 * 4
+    assert not Path("/proc/self/status").exists() or 0 < row["search_mb"] < 500
+
+
+def test_encoding_is_measured_beside_the_bare_model(monkeypatch):
+    pytest.importorskip("pyarrow")
+    monkeypatch.setattr(cluster, "ROWS", 8)
+    bare, alone = encoding(count=32, workers=(0,), model=AttributeModel)
+    assert bare["of_bare"] == 1 and alone["of_bare"] == alone["pictures_per_second"] / bare["pictures_per_second"]
+    assert alone["start_s"] > 0 and 0 < alone["pictures_per_second"] < bare["pictures_per_second"]
+
+
+def test_costs_are_those_of_the_formulas():
+    found = costs(100_000_000, speed=1_000, width=512, picture_bytes=5_000)
+    assert found["gpu_hours"] == pytest.approx(27.8, abs=0.1) and found["pictures_gb"] == 500
+    assert (found["embeddings_gb"], found["index_gb"]) == (204.8, 12.8)
+    assert found["embeddings_gb"] < found["store_gb"] < 1.2 * found["embeddings_gb"]
+    small, large = operations_of_a_picture("toy"), operations_of_a_picture("paper")
+    assert 20e9 < large < 25e9 and small < 1e9  # a ViT-B/16 of 193 tokens: 2 x 86 million weights x 128 to 193
 
 
 def test_both_ways_of_augmenting_see_the_same_pictures(toy_root):

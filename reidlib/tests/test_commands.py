@@ -6,12 +6,15 @@ import re
 import shlex
 import shutil
 import tomllib
+from types import SimpleNamespace
 
 import pytest
 
-from reidlib import models, runner
-from reidlib.cli import COMMANDS, build_parser
+from reidlib import benchmarks, models
+from reidlib.cli import COMMANDS, main
 from reidlib.paths import CHECKOUT, notebooks_dir
+from reidlib.tests.test_results import row
+from reidlib.tests.test_results import write as write_metrics
 
 PROSE = ("README.md", "CONTRIBUTING.md", "data/README.md", "outputs/README.md", "docs/*.md")
 pytestmark = pytest.mark.skipif(not (CHECKOUT / "pyproject.toml").exists(), reason="not run from a checkout")
@@ -46,15 +49,50 @@ def commands(program):
                     yield pytest.param(shlex.split(words)[1:], id=f"{file}: {words}")
 
 
+MODEL = SimpleNamespace(name="irra", image_size=(384, 128), reads=("text",))
+STAND_INS = {  # for what takes minutes, a browser, a network, or files that are not here
+    "reidlib.runner.execute": lambda planned, later: 1.0,
+    "reidlib.book.build": lambda folder: [],
+    "reidlib.widgets.app.serve": lambda folder, model, host, port: None,
+    "reidlib.models.import_run": lambda kind, file, name, **settings: (MODEL, name),
+    "reidlib.export.export": lambda model, folder, licence: [model],
+    "reidlib.export.publish": lambda folder, repository, private: repository,
+}
+NEEDS_DATA = ("check", "reproduce")  # of which one sentence says that they are not there
+
+
+@pytest.fixture
+def folder(tmp_path, toy_root, monkeypatch):
+    """A working folder with pictures, where what is slow is left out of every command."""
+    for name, stand_in in STAND_INS.items():
+        monkeypatch.setattr(name, stand_in)
+    for name in benchmarks.MEASUREMENTS:
+        monkeypatch.setitem(benchmarks.MEASUREMENTS, name, lambda preset: [{"preset": preset}])
+    monkeypatch.setenv("REIDLIB_OUTPUTS", str(tmp_path / "outputs"))
+    (tmp_path / "my_pictures").mkdir()
+    for picture in sorted((toy_root / "CUHK-PEDES" / "imgs").rglob("*.jpg"))[:8]:
+        shutil.copy(picture, tmp_path / "my_pictures")
+    (tmp_path / "data" / "held-out").mkdir(parents=True)  # of which data/README.md tells
+    write_metrics(tmp_path / "outputs", "02_clip_baseline", [row(61.234)])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.mark.parametrize("arguments", commands("reid"))
-def test_a_command_is_accepted(arguments):
-    if len(arguments) == 1 and arguments[0] in COMMANDS:  # the command spoken of, not a call of it
+def test_a_command_runs(arguments, folder, capsys):
+    required = {"check", "reproduce", "import", "export", "publish", "search"}
+    if len(arguments) == 1 and arguments[0] in required:  # the command spoken of, not a call of it
         return
-    options = build_parser().parse_args(arguments)
-    if arguments[:1] == ["run"] and "NAME" not in arguments:
-        chosen = runner.select(options.names)
-        parameters = runner.given(options.parameters, chosen)
-        runner.plan(chosen, parameters, options.run or parameters.pop("run", None))
+    status = main(arguments + ["--model", "toy"] * (arguments[:1] == ["search"]))
+    said = capsys.readouterr()
+    if arguments[:1] and arguments[0] in NEEDS_DATA:
+        assert status == 2 and re.fullmatch(r"reid: .+\.\n", said.err)
+    else:
+        assert status == 0, said.err
+        assert said.out or arguments[0] == "app"
+    assert arguments[:1] != ["results"] or "61.23" in said.out
+    assert arguments[:1] != ["search"] or len(re.findall(r"0\.\d{3}  .+\.jpg", said.out)) == 8
+    assert arguments[:1] != ["notebooks"] or len(list(folder.glob("notebooks/*.ipynb"))) > 10
 
 
 @pytest.mark.parametrize("arguments", commands("pip"))
