@@ -43,10 +43,12 @@ from reidlib.devices import autocast, pick_device
 from reidlib.evaluation import Encoder, rank
 from reidlib.losses import both_ways, itc
 from reidlib.methods.base import Method
+from reidlib.query import Query
 from reidlib.retrieval import GalleryIndex, cluster
 from reidlib.retrieval.store import Store, connect, create
 
 METHODS = ("clip", "cfine", "cffa", "interactreid-1", "interactreid", "diana")
+TIMED = (*METHODS, "omni")  # whose steps depend on what a batch holds, so that they cannot be counted without contents
 GOAL = 1.15  # a step should take at most so many times the bare one
 SCALE = 50.0  # inverse temperature of the bare step
 RANDOM: dict[str, dict[str, Any]] = {
@@ -55,6 +57,7 @@ RANDOM: dict[str, dict[str, Any]] = {
     "cffa": {"backbone": "ViT-B-16-quickgelu"},
     "interactreid-1": {"backbone": "ViT-B-16-quickgelu"},
     "interactreid": {"backbone": "ViT-B-16-quickgelu"},
+    "omni": {"backbone": "ViT-B-16-quickgelu"},
     "diana": {"image_tower": "swinv2-base-random", "text_tower": "llama-3.2-1b-random", "drop_path": 0.0},
 }
 WHOLE = {"diana": {"random_rounds": False}}  # both steps read whole dialogues, which training cuts off at random
@@ -211,6 +214,25 @@ def _part(path: str) -> str:
     return "text tower" if first in ("clip", "bert", "towers", "text_projection") else first.replace("_", " ")
 
 
+def whole_query(preset: str = "toy", turns: int = 10, marks: int = 5, repeats: int = 20) -> list[dict]:
+    """Milliseconds that Omni takes to embed one query of a text, `turns` turns, a sketch and `marks` liked pictures,
+    beside its towers' own passes over the same words and sketch: one row; `reader_ms` is what is left."""
+    model = build("omni", preset).eval()
+    sketch = torch.randint(256, (3, *model.image_size), dtype=torch.uint8)
+    asked = list(itertools.islice(itertools.cycle(DIALOGUE), turns))
+    query = Query(text=CAPTION, turns=asked, sketch=sketch, liked=torch.randn(marks, model.clip.embed_dim))
+    ids, drawn = [model.tokenize([CAPTION]), model.tokenize_turns(asked)], model.pixels([sketch])
+    runs = {
+        "query": lambda: model.embed([query]),
+        "text": lambda: list(map(model.embed_text, ids)),
+        "sketch": lambda: model.embed_image(drawn),
+    }
+    with torch.inference_mode():
+        taken = {name: 1e3 * median(seconds) for name, seconds in alternate(runs, repeats).items()}
+    row = {"preset": preset, "turns": turns, "marks": marks} | {f"{name}_ms": value for name, value in taken.items()}
+    return [row | {"reader_ms": taken["query"] - taken["text"] - taken["sketch"]}]
+
+
 def arithmetic(preset: str = "paper", names: Sequence[str] = METHODS, batch_size: int = 0) -> list[dict]:
     """Floating-point operations of forward and backward pass in 10^12, and of the bare step: exact, and needs no GPU.
 
@@ -257,9 +279,14 @@ def batch(model: Method, size: int, times: int = 1) -> dict[str, Any]:
         if "text" in model.trains_on:
             made["text"] = model.tokenize([" ".join([CAPTION] * times)] * size)
         if "turns" in model.trains_on:
-            made["turns"] = model.tokenize_turns([DIALOGUE * times] * size)
+            asked = DIALOGUE[: model.config.most_turns] if model.mixes else [DIALOGUE * times] * size
+            made["turns"] = model.tokenize_turns(asked)
     if "sketch" in model.trains_on:
         made["sketch"] = pictures[1]
+    if model.mixes:  # each turn by itself, and all parts are there
+        made |= {"turns": made["turns"].expand(size, -1, -1), "photo": pictures[0].flip(0)}
+        made["has_turns"] = torch.ones(made["turns"].shape[:2], dtype=torch.bool)
+        made |= {f"has_{part}": torch.ones(size, dtype=torch.bool) for part in ("text", "sketch", "photo")}
     return {name: value.to(model.device) if isinstance(value, Tensor) else value for name, value in made.items()}
 
 
@@ -270,6 +297,7 @@ def bare_loss(model: Method, made: dict[str, Any]) -> Tensor:
     gradient it passes on as the pseudo-word needs it; there the bare step does the same without a mapping.
     """
     towers = {"cfine": _cfine, "diana": _diana, "interactreid-1": _interactreid, "interactreid": _interactreid}
+    towers["omni"] = _omni
     features = [normalize(view.float(), dim=-1) for view in towers.get(model.name, _clip)(model, made)]
     targets = torch.eye(len(features[0]), device=model.device)
     return sum(both_ways(itc, SCALE * view @ features[0].T, targets) for view in features[1:])
@@ -304,6 +332,14 @@ def _interactreid(model: Method, made: dict[str, Any]) -> tuple[Tensor, ...]:
     ids = model.prompt.expand(len(photos), -1)
     embedded = model.clip.embed_tokens(ids).detach().requires_grad_()
     return photos, sketches, model.clip.encode_text(ids, embedded=embedded)
+
+
+def _omni(model: Method, made: dict[str, Any]) -> tuple[Tensor, ...]:
+    turns = model.embed_text(made["turns"].flatten(0, 1)).unflatten(0, made["turns"].shape[:2]).mean(dim=1)
+    with torch.no_grad():
+        photo = model.embed_image(made["photo"])
+    pictures = map(model.embed_image, (made["images"], made["sketch"]))
+    return *pictures, photo, model.embed_text(made["text"]), turns
 
 
 def train_step(model: Method, optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor]) -> None:
@@ -780,6 +816,7 @@ class OnnxTowers(Method):
 MEASUREMENTS: dict[str, Callable[[str], list[dict]]] = {
     "steps": steps,
     "parts": parts,
+    "query": whole_query,
     "arithmetic": arithmetic,
     "memory": memory,
     "evaluation": lambda preset: evaluation(),

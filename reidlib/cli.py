@@ -32,7 +32,7 @@ examples:
   reid reproduce 02_clip_baseline                      a run once more: does it come to the same numbers?
 """
 
-BENCHMARKS = ("steps", "parts", "arithmetic", "memory", "evaluation", "search", "encoding", "pictures", "onnx")
+BENCHMARKS = ("steps", "parts", "query", "arithmetic", "memory", "evaluation", "search", "encoding", "pictures", "onnx")
 COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, tuple]] = {}
 
 

@@ -26,7 +26,8 @@ from reidlib.config import Config
 from reidlib.data import load
 from reidlib.data.batches import MixedBatches, TrainBatches, data_pixels
 from reidlib.evaluation import validation
-from reidlib.methods import METHODS, config_class, create
+from reidlib.methods import METHODS, config_class, model_class
+from reidlib.models import begin, trained
 from reidlib.paths import CHECKOUT, outputs_dir, write_text
 from reidlib.training import fit
 
@@ -42,6 +43,8 @@ OWN: dict[str, dict[str, tuple]] = {  # settings that only a method has, and wha
     "omni": {"alone_weight": (1.0, 2.0, 4.0), "keep": (0.5, 0.7), "reader_lr": (0.5, 1.0, 2.0)},
     "diana": {"refined_weight": (0.0, 0.5, 1.0), "init_scale": (10.0, 20.0), "masking": (0.0, 0.1)},
 }
+# A method that begins from another's training, which is looked for in outputs/
+STAGES = {"interactreid": "interactreid-1", "diana": "diana-1", "omni": "interactreid-1"}
 COMPARED = ("02", "10", "11", "12", "13", "14", "15", "16")
 BEGIN, END = "<!-- python -m reidlib.study compare --write: from here -->", "<!-- to here -->"
 PAGE = """# What the toy world says
@@ -85,7 +88,9 @@ def run_trial(method: str, trial: int, dataset: str = "toy", root: str | None = 
     preset = config_class(method).preset("toy", seed=seed)
     settings = drawn(method, trial, preset)
     torch.manual_seed(seed)
-    model = create(method, preset.replace(**settings).as_dict(), data.split("train")["pid"].nunique())
+    earlier = [name for name, _ in trained(STAGES.get(method, "none"), dataset=dataset, seed=seed)]
+    start = earlier[-1] if earlier else ""
+    model = begin(model_class(method), preset.replace(**settings), data.split("train")["pid"].nunique(), start)
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         pixels = data_pixels(data, model.preprocess)
@@ -102,7 +107,7 @@ def run_trial(method: str, trial: int, dataset: str = "toy", root: str | None = 
         "value": round(best[preset.select_by], 2),
         "mAP": round(best[f"{preset.select_by.split()[0]} mAP"], 2),
         "seconds": round(time.perf_counter() - begun),
-        "settings": json.dumps(settings),
+        "settings": json.dumps(settings | ({"start": start} if start else {})),
     }
 
 

@@ -36,6 +36,11 @@ def config_class(name: str) -> type[Config]:
     return _part(name, 1)
 
 
+def model_class(name: str) -> type[Method]:
+    """A method by its name; ConfigError as `config_class`."""
+    return _part(name, 0)
+
+
 def create(name: str, settings: dict[str, Any], num_classes: int = 0, towers: dict[str, Any] | None = None) -> Method:
     """A method with the settings of an earlier run, ready to take that run's weights.
 
@@ -43,7 +48,7 @@ def create(name: str, settings: dict[str, Any], num_classes: int = 0, towers: di
     that the settings name, with their weights.
     """
     config = config_class(name)().replace(**settings)
-    return _part(name, 0)(config, num_classes, **{part: from_spec(spec) for part, spec in (towers or {}).items()})
+    return model_class(name)(config, num_classes, **{part: from_spec(spec) for part, spec in (towers or {}).items()})
 
 
 def _part(name: str, which: int) -> Any:
