@@ -170,7 +170,9 @@ def _says_only_its_run(cell: dict) -> bool:
 def _contents(folder: Path, stems: list[str]) -> str:
     """The tables of contents below the front page: the course by its parts, then what is around it."""
     parts = {title: [stem for stem in stems if stem[0] == digit] for digit, title in PARTS.items()}
-    parts["Results"] = [*parts["Results"], "results"]
+    parts["Results"] = [
+        name for name in (*parts["Results"], "toyworld", "results") if _exists(folder, name) or name in stems
+    ]
     around = ["running", "data", "searching", "models", *sorted(path.stem for path in folder.glob("*.md")), "api/index"]
     taken = {"index", *(stem for part in parts.values() for stem in part)}
     parts["Reference"] = [name for name in dict.fromkeys(around) if name not in taken and _exists(folder, name)]

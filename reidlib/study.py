@@ -6,7 +6,7 @@ a learning rate, weight decay, schedule and warm-up from the same ranges for all
 losses from `OWN`. `python -m reidlib.study tune` shows the best trials. Presets are then changed by hand.
 
 `python -m reidlib.study compare --write` runs every method's notebook with its ablations for three seeds and writes
-what they say together to docs/results.md and README.md.
+what they say together to docs/toyworld.md and README.md.
 """
 
 import argparse
@@ -121,7 +121,7 @@ def compare_seeds(seeds: int, root: str = "", write: bool = False) -> None:
     """Runs every method's notebook with its ablations for each of the first `seeds` seeds, then the page of results.
 
     What outputs/ holds already is not run again. root: of a toy world of one's own, such as a held-out one. write: the
-    tables and their figure go into docs/results.md and README.md.
+    tables and their figure go into docs/toyworld.md and README.md.
     """
     asked = {"ablations": True, "ablation": "all"} | ({"root": root} if root else {})
     for seed in range(seeds):
@@ -139,7 +139,7 @@ def compare_seeds(seeds: int, root: str = "", write: bool = False) -> None:
     told = "".join(f"- {sentence}\n" for sentence in comparison.conclusion(compared))
     print(table, told, claims, mixes, sep="\n")
     if write:
-        page = CHECKOUT / "docs" / "results.md"
+        page = CHECKOUT / "docs" / "toyworld.md"
         write_text(page, PAGE.format(seeds=seeds, table=table, told=told, claims=claims, mixes=mixes))
         readme = CHECKOUT / "README.md"
         before, rest = readme.read_text().split(BEGIN)
@@ -162,7 +162,7 @@ def main(arguments: list[str] | None = None) -> None:
     compare = kinds.add_parser("compare", help="over seeds, measured on test")
     compare.add_argument("--seeds", type=int, default=3)
     compare.add_argument("--root", default="", help="of another toy world, such as a held-out one")
-    compare.add_argument("--write", action="store_true", help="to docs/results.md and README.md")
+    compare.add_argument("--write", action="store_true", help="to docs/toyworld.md and README.md")
     options = parser.parse_args(arguments)
     if options.kind == "compare":
         return compare_seeds(options.seeds, options.root and str(Path(options.root).absolute()), options.write)

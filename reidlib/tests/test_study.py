@@ -60,10 +60,10 @@ def test_a_comparison_runs_what_is_missing_and_writes_its_page(tmp_path, monkeyp
     executed = []
     monkeypatch.setattr(study.runner, "execute", execute)
     study.main(["compare", "--seeds", "2"])
-    assert len(executed) == 4 and not (tmp_path / "docs" / "results.md").exists()
+    assert len(executed) == 4 and not (tmp_path / "docs" / "toyworld.md").exists()
     study.main(["compare", "--seeds", "2", "--write"])
     assert len(executed) == 4, "what is there is not run again"
-    page, readme = (tmp_path / "docs" / "results.md").read_text(), (tmp_path / "README.md").read_text()
+    page, readme = (tmp_path / "docs" / "toyworld.md").read_text(), (tmp_path / "README.md").read_text()
     assert "| CFFA | 30.0 ± 0.0 |" in page and "| CFFA | 30.0 ± 0.0 |" in readme and "old" not in readme
     assert "beats a fine-tuned CLIP | 10.0 | 10.0 | 10.0 | 2 | holds here |" in page
     assert readme.startswith("before\n") and readme.endswith("after\n")
