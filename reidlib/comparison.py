@@ -123,14 +123,17 @@ def _differences(table: pd.DataFrame, queries: PER_QUERY, baseline: str) -> pd.D
 
 
 def _difference(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """The gain in mAP from one way of searching to another on the same queries, over the seeds of each, in points, with
-    its interval and p; {} where they did not answer the same number of queries."""
+    """The gain in mAP from one way of searching to another on the same queries, over as many seeds of both, in points,
+    with its interval and p; {} where they did not answer the same number of queries."""
     if before["first"].shape[1] != after["first"].shape[1]:
         return {}
+    seeds = min(len(before["first"]), len(after["first"]))
+    before, after = ({name: of[:seeds] for name, of in found.items()} for found in (before, after))
     answered = (before["first"] > 0).all(axis=0) & (after["first"] > 0).all(axis=0)
     a, b = (100.0 * found["average_precision"].mean(axis=0)[answered] for found in (before, after))
     low, high = bootstrap_interval(b - a)
-    return {"gain": float((b - a).mean()), "low": float(low), "high": float(high), "p": paired_test(a, b)}
+    found = {"gain": float((b - a).mean()), "low": float(low), "high": float(high), "p": paired_test(a, b)}
+    return found | {"seeds": seeds}
 
 
 def claims(queries: PER_QUERY) -> pd.DataFrame:
@@ -143,7 +146,6 @@ def claims(queries: PER_QUERY) -> pd.DataFrame:
         verdict = "not measured"
         if found:
             verdict = "holds here" if found["low"] > 0 else "does not hold" if found["high"] < 0 else "cannot be told"
-            found["seeds"] = min(len(after["first"]), len(before["first"]))
         rows.append({"method": claim.method, "claim": claim.claim} | found | {"verdict": verdict})
     columns = ["method", "claim", "gain", "low", "high", "seeds", "verdict"]
     return pd.DataFrame(rows).reindex(columns=columns).astype({"seeds": "Int64"})

@@ -40,7 +40,7 @@ OWN: dict[str, dict[str, tuple]] = {  # settings that only a method has, and wha
     "interactreid-1": {"alpha": (0.0, 0.2, 0.5), "ritc_weight": (0.0, 0.1, 0.3)},
     "interactreid": {"mapping_lr": (5.0, 10.0, 20.0), "mapping_width": (96, 192)},
     "diana-1": {"refined_weight": (0.0, 0.5, 1.0), "init_scale": (10.0, 20.0), "masking": (0.0, 0.1)},
-    "omni": {"alone_weight": (1.0, 2.0, 4.0), "keep": (0.5, 0.7), "reader_lr": (0.5, 1.0, 2.0)},
+    "omni": {"alone_weight": (2.0, 4.0, 8.0), "keep": (0.5, 0.7), "reader_lr": (0.5, 1.0, 2.0)},
     "diana": {"refined_weight": (0.0, 0.5, 1.0), "init_scale": (10.0, 20.0), "masking": (0.0, 0.1)},
 }
 # A method that begins from another's training, which is looked for in outputs/
@@ -49,8 +49,8 @@ COMPARED = ("02", "10", "11", "12", "13", "14", "15", "16")
 BEGIN, END = "<!-- python -m reidlib.study compare --write: from here -->", "<!-- to here -->"
 PAGE = """# What the toy world says
 
-Made by `python -m reidlib.study compare --write`: every method's notebook with its ablations, {seeds} seeds, measured
-once on the test people. ± is the standard deviation over seeds. The toy world compares methods with each other, never
+Made by `python -m reidlib.study compare --write`: every method's notebook, {seeds} seeds, measured once on the test
+people. ± is the standard deviation over seeds. The toy world compares methods with each other, never
 with a paper.
 
 ## R@1 by kind of query
@@ -117,14 +117,16 @@ def trials(log: Path = LOG) -> pd.DataFrame:
     return frame.sort_values(["method", "value", "mAP"], ascending=[True, False, False], ignore_index=True)
 
 
-def compare_seeds(seeds: int, root: str = "", write: bool = False) -> None:
-    """Runs every method's notebook with its ablations for each of the first `seeds` seeds, then the page of results.
+def compare_seeds(seeds: int, ablated: int, root: str = "", write: bool = False) -> None:
+    """Runs every method's notebook for each of the first `seeds` seeds, for the first `ablated` with its ablations, and
+    prints what they say together.
 
     What outputs/ holds already is not run again. root: of a toy world of one's own, such as a held-out one. write: the
     tables and their figure go into docs/toyworld.md and README.md.
     """
-    asked = {"ablations": True, "ablation": "all"} | ({"root": root} if root else {})
     for seed in range(seeds):
+        asked = {"ablations": seed < ablated, "ablation": "all" if seed < ablated else ""}
+        asked |= {"root": root} if root else {}
         for run in runner.plan(runner.select(list(COMPARED)), asked | {"seed": seed}):
             if not (outputs_dir() / run.name / "executed.ipynb").is_file():
                 print(f"{run.name}  {runner.execute(run):.0f} s", flush=True)
@@ -161,11 +163,14 @@ def main(arguments: list[str] | None = None) -> None:
     tune.add_argument("--log", type=Path, default=LOG, help="default: %(default)s")
     compare = kinds.add_parser("compare", help="over seeds, measured on test")
     compare.add_argument("--seeds", type=int, default=3)
+    compare.add_argument("--ablated", type=int, default=3, help="seeds with ablations (default: %(default)s)")
     compare.add_argument("--root", default="", help="of another toy world, such as a held-out one")
     compare.add_argument("--write", action="store_true", help="to docs/toyworld.md and README.md")
     options = parser.parse_args(arguments)
     if options.kind == "compare":
-        return compare_seeds(options.seeds, options.root and str(Path(options.root).absolute()), options.write)
+        return compare_seeds(
+            options.seeds, options.ablated, options.root and str(Path(options.root).absolute()), options.write
+        )
     known = trials(options.log)
     done = set(known[["method", "dataset", "seed", "trial"]].itertuples(index=False, name=None))
     for trial in range(options.trials):  # in turns, so that a study that is cut off has tried all alike

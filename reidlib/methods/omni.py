@@ -34,7 +34,7 @@ class OmniConfig(Config):
     layers: int = 2  # of the transformer that reads the parts
     heads: int = 4
     reader_lr: float = 1.0  # times lr, of everything but CLIP
-    alone_weight: float = 2.0  # of the mean of the terms in which each part searches by itself
+    alone_weight: float = 4.0  # of the mean of the terms in which each part searches by itself
     keep: float = 0.5  # how often each part is kept in the mix that a training item is asked with
     marks: float = 0.5  # how often an item has marks, and how many of the candidates shown are then marked
     shown: int = 8  # candidates that a witness looks at
@@ -59,8 +59,7 @@ class OmniConfig(Config):
         return cls(
             epochs=3,
             batch_size=64,
-            lr=3e-4,
-            reader_lr=2.0,
+            lr=6e-4,
             weight_decay=0.05,
             warmup_epochs=0.5,
             augment="cfine",
