@@ -157,7 +157,7 @@ def _exported(model: Method, part: str, given: Tensor, folder: Path) -> str:
                 verbose=False,
             )
     except Exception as error:  # the exporter has errors of its own for what it cannot follow
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error.__cause__ or error).split())[:200]
         return f"No {file.name}: the exporter cannot follow this tower of {model.name} ({reason})."
     return f"{file.name}: {file.stat().st_size / 1e6:,.0f} MB, batches of any size."
 

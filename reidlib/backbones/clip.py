@@ -216,7 +216,7 @@ class CLIP(nn.Module):
             return self.model.encode_text(ids)
         ids = trim(ids)
         tokens = self.text_tokens(ids, embedded=embedded).tokens
-        return tokens[torch.arange(len(ids), device=ids.device), ids.argmax(dim=-1)]
+        return tokens[torch.arange(ids.shape[0], device=ids.device), ids.argmax(dim=-1)]
 
     def pieces(self, ids: Tensor) -> list[str]:
         """What each of the token ids (L,) stands for."""

@@ -142,7 +142,7 @@ class Head(nn.Module):
     def text(self, tokens: Tensor, attention: Tensor | None, ids: Tensor) -> Features:
         """As `image`, for captions with token ids (B, L)."""
         end = ids.argmax(dim=1)
-        whole = tokens[torch.arange(len(ids), device=ids.device), end]
+        whole = tokens[torch.arange(ids.shape[0], device=ids.device), end]
         if not self.config.local_dim:
             return Features(whole, None)
         index = select_words(attention, ids, self.selected_words)
@@ -268,7 +268,7 @@ def select_words(attention: Tensor, ids: Tensor, count: int) -> Tensor:
 
     attention: (B, L, L). Padding has score 0, the start and end tokens -1: a short caption is filled up with padding.
     """
-    rows, end = torch.arange(len(ids), device=ids.device), ids.argmax(dim=1)
+    rows, end = torch.arange(ids.shape[0], device=ids.device), ids.argmax(dim=1)
     scores = attention[rows, end].masked_fill(ids == 0, 0.0)
     scores[:, 0] = -1
     scores[rows, end] = -1

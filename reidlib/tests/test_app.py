@@ -121,4 +121,4 @@ def test_the_app_is_the_panel_alone(folder, tmp_path):
             browser.close()
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(90)  # it ends its kernels first

@@ -15,7 +15,7 @@ from PIL import Image
 from reidlib import paths
 from reidlib.cli import main
 from reidlib.errors import ConfigError, ReidError
-from reidlib.export import export, one_clip, publish
+from reidlib.export import export, one_clip, publish, write_onnx
 from reidlib.methods.cffa import CFFA, CFFAConfig
 from reidlib.methods.cfine import CFine, CFineConfig
 from reidlib.methods.clip import Clip, ClipConfig
@@ -109,6 +109,24 @@ def test_the_card_says_data_protocol_numbers_licence_and_limits(exported):
     row = r"\| CLIP fine-tuned \| cuhk-pedes \| t2i \| 50.00 \((\d\d.\d) to (\d\d.\d)\) \| 100.00 \(100.0 to 100.0\) \|"
     low, high = map(float, re.search(row, card).groups())
     assert 38 < low < 42 and 58 < high < 62  # of a hundred queries
+
+
+@torch.no_grad()
+def test_both_towers_of_a_method_that_compares_words_and_patches(tmp_path):
+    import onnxruntime
+
+    model = CFFA(CFFAConfig.preset("toy", backbone="toy-random"), 2).eval()
+    told = write_onnx(model, tmp_path)
+    assert (tmp_path / "text.onnx").is_file() and (tmp_path / "search.py").is_file(), told
+    # A piece of a word with id 0 ties with padding, and which of them is selected is left to the library's top-k.
+    ids = model.tokenize([*SAID[:2], "a", "a man with a bag", "red " * 60])
+    assert not ((ids == 0) & (torch.arange(ids.shape[1]) < ids.argmax(1, keepdim=True))).any()
+    for part, inputs in (("image", torch.randn(5, 3, *model.image_size)), ("text", ids)):
+        session = onnxruntime.InferenceSession(tmp_path / f"{part}.onnx")
+        for size in (1, 2, 5):
+            [found] = session.run(None, {session.get_inputs()[0].name: inputs[:size].numpy()})
+            ours = getattr(model, f"embed_{part}")(inputs[:size]).numpy()
+            np.testing.assert_allclose(found, ours, atol=1e-4)
 
 
 class FakeHub:
