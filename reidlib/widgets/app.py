@@ -9,10 +9,11 @@ from pathlib import Path
 from reidlib.data import PersonData, load
 from reidlib.data.metadata import metadata_files
 from reidlib.errors import DataError, ReidError
+from reidlib.evaluation import Encoder
 from reidlib.methods.base import Method
-from reidlib.models import pick_model
+from reidlib.models import loaded, pick_model
 from reidlib.paths import outputs_dir
-from reidlib.retrieval import Gallery, Presence, QuerySession, encode_folder
+from reidlib.retrieval import Gallery, Presence, QuerySession, QuestionBank, encode_folder, questions_about
 from reidlib.widgets.panel import SearchPanel, html
 
 CELL = "from reidlib.widgets.app import panel\n\npanel({folder!r}, {model!r}, {saved!r})"
@@ -65,10 +66,22 @@ def presence_of(model: Method, folder: str) -> Presence | None:
         return None
 
 
+def questions_of(model: Method, gallery: Gallery, folder: str) -> QuestionBank | None:
+    """What may be asked: of the toy world what its attributes tell, fitted to what the model sees in its validation
+    pictures; of a folder with metadata what that tells; None for the usual questions."""
+    about = [row.get("attributes") or {} for row in gallery.index.metadata]
+    if not {"text", "turns"} & set(model.reads) or not any(about):
+        return None
+    data = None if folder else load("toy")
+    known = data and Gallery.encode(model, data.split("val"), data.root, _place(folder) / "val").index
+    return QuestionBank(Encoder(model), gallery.index, questions_about(about), known)
+
+
 def panel(folder: str = "", model: str = "", saved: str = "search") -> SearchPanel:
     """The panel on a folder of pictures; arguments as in `open_gallery`. saved: the folder of saved searches."""
     chosen, gallery, which = open_gallery(folder, model, ("text", "turns", "sketch"))
-    made = SearchPanel(QuerySession(chosen, gallery, presence=presence_of(chosen, folder)), folder=Path(saved))
+    session = QuerySession(chosen, gallery, questions_of(chosen, gallery, folder), presence_of(chosen, folder))
+    made = SearchPanel(session, folder=Path(saved))
     made.message.value = html("reid-note", which)
     return made
 
@@ -86,6 +99,7 @@ def serve(folder: str = "", model: str = "", host: str = "127.0.0.1", port: int 
     folder = str(Path(folder).absolute()) if folder else ""
     chosen, gallery, which = open_gallery(folder, model, ("text", "turns", "sketch"))
     presence_of(chosen, folder)  # kept for the pages
+    model = model or next(reversed(loaded), "")  # the run that was picked: later trainings change no page
     print(which)
     cell = {
         "id": "panel",
@@ -103,6 +117,8 @@ def serve(folder: str = "", model: str = "", host: str = "127.0.0.1", port: int 
         options = ["--no-browser", f"--port={port}", f"--Voila.ip={host}", "--Voila.port_retries=0"]
         options += ["--Voila.log_level=40", "--preheat_kernel=True", "--pool_size=1"]
         options += ["--KernelManager.transport_encryption=auto"]
+        # a page that was closed without a word keeps half a GB for half an hour
+        options += ["--MappingKernelManager.cull_idle_timeout=1800", "--MappingKernelManager.cull_interval=60"]
         with contextlib.suppress(SystemExit):  # how it ends where the port is taken, having said so
             Voila.launch_instance([str(notebook), *options])
 
