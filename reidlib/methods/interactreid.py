@@ -86,9 +86,10 @@ class InvertConfig(Config):
     def toy(cls) -> Self:
         return cls(
             epochs=1,
-            warmup_epochs=0.2,
+            warmup_epochs=0.5,
             batch_size=32,
-            lr=5e-5,
+            lr=1.1e-4,
+            weight_decay=0.0,
             betas=(0.9, 0.98),
             mapping_width=192,
             mapping_lr=20.0,

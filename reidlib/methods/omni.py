@@ -22,6 +22,7 @@ from reidlib.methods.base import DISLIKED, LIKED, Method, learnt_scale
 from reidlib.query import PARTS, Query
 
 MARKS = ("liked", "disliked")
+FOUND = 0.1  # how often a photo of the person is among the liked
 Told = dict[str, tuple[Tensor, Tensor]]  # part -> unit vectors (B, n, D), and which of them are there (B, n), bool
 
 
@@ -36,7 +37,7 @@ class OmniConfig(Config):
     reader_lr: float = 1.0  # times lr, of everything but CLIP
     alone_weight: float = 4.0  # of the mean of the terms in which each part searches by itself
     keep: float = 0.5  # how often each part is kept in the mix that a training item is asked with
-    marks: float = 0.5  # how often an item has marks, and how many of the candidates shown are then marked
+    marks: float = 0.5  # how often an item has marks
     shown: int = 8  # candidates that a witness looks at
     most_turns: int = 4  # turns of a dialogue in a training item
 
@@ -176,8 +177,8 @@ class Omni(Method):
         photos, pids = self.embed_image(batch["images"]), batch["pids"]
         with torch.autocast(self.device.type, enabled=False):
             everyone, targets = gather(photos), identity_targets(gather(pids))
-            mixed = self._mix(told)
-            queries = {"mix": self.fuse(mixed | self._marks(self.fuse(mixed), photos, pids))}
+            mixed, marked = self._mix(told)
+            queries = {"mix": self.fuse(mixed | self._marks(self.fuse(mixed), photos, pids, marked))}
             lacking = {part: ~there.any(dim=1, keepdim=True) for part, (_, there) in told.items()}
             whole = self.fuse(told) if any(lacks.any() for lacks in lacking.values()) else queries["mix"]
             for part, (vectors, there) in told.items():
@@ -206,31 +207,39 @@ class Omni(Method):
                 told[part] = vectors.masked_scatter(there[..., None], features), there
         return told
 
-    def _mix(self, told: Told) -> Told:
-        """Each part of an item kept with probability `keep`; all of them where none would be left."""
+    def _mix(self, told: Told) -> tuple[Told, Tensor]:
+        """The parts that each item is asked with, and which items are asked with marks, (B, 1).
+
+        Each part is kept with probability `keep`, all of them where none would be left. Marks matter while little is
+        known: an item with marks keeps one part alone, and no photo.
+        """
         has = torch.stack([there.any(dim=1) for _, there in told.values()], dim=1)
         kept = has & (torch.rand(has.shape, device=has.device) < self.config.keep)
         kept = torch.where(kept.any(dim=1, keepdim=True), kept, has)
-        return {part: (v, there & kept[:, n : n + 1]) for n, (part, (v, there)) in enumerate(told.items())}
+        able = has & torch.tensor([part != "photo" for part in told], device=has.device)
+        one = torch.rand(has.shape, device=has.device).masked_fill(~able, -1).argmax(dim=1, keepdim=True)
+        marked = (torch.rand(len(has), 1, device=has.device) < self.config.marks) & able.any(dim=1, keepdim=True)
+        kept = torch.where(marked, torch.zeros_like(kept).scatter(1, one, True), kept)
+        return {part: (v, there & kept[:, n : n + 1]) for n, (part, (v, there)) in enumerate(told.items())}, marked
 
     @torch.no_grad()
-    def _marks(self, queries: Tensor, photos: Tensor, pids: Tensor) -> Told:
+    def _marks(self, queries: Tensor, photos: Tensor, pids: Tensor, marked: Tensor) -> Told:
         """What a witness would mark among the first candidates of a gallery of other people, as an earlier step saw it.
 
         Candidates more like the person's photo than a level drawn for each search are liked, the others disliked, and
-        now and then another photo of the person is among the liked. queries, photos: (B, D) unit vectors.
+        now and then another photo of the person is among the liked. queries, photos: (B, D) unit vectors. marked:
+        (B, 1), True for items that have marks; how many of the candidates are marked then is drawn for each.
         """
-        rate, shape = self.config.marks, (len(pids), min(self.config.shown, self.num_classes - 1))
+        shape, level = (len(pids), min(self.config.shown, self.num_classes - 1)), torch.rand(2, len(pids), 1)
+        level = level.to(photos.device)
         scores = (queries @ self.known.T).scatter(1, pids[:, None], -torch.inf)
-        rows = scores.topk(shape[1]).indices
-        shown = self.known[rows]
+        shown = self.known[scores.topk(shape[1]).indices]
         likeness = (shown * photos[:, None]).sum(dim=-1)
         low, high = likeness.aminmax(dim=1, keepdim=True)
-        liked = likeness > low + (high - low) * torch.rand(shape[0], 1, device=photos.device)
-        chosen = torch.rand(shape, device=photos.device) < rate * torch.rand(shape[0], 1, device=photos.device)
-        chosen &= (torch.rand(shape[0], 1, device=photos.device) < rate) & shown.any(dim=-1)
+        liked = likeness > low + (high - low) * level[0]
+        chosen = marked & (torch.rand(shape, device=photos.device) < level[1]) & shown.any(dim=-1)
         own = self.known[pids][:, None]
-        found = (torch.rand(shape[0], 1, device=photos.device) < rate / 5) & own.any(dim=-1)
+        found = marked & (torch.rand(shape[0], 1, device=photos.device) < FOUND) & own.any(dim=-1)
         return {
             "liked": (torch.cat([shown, own], dim=1), torch.cat([chosen & liked, found], dim=1)),
             "disliked": (shown, chosen & ~liked),

@@ -14,7 +14,7 @@ from reidlib.tests.test_models import MAKE
 
 pytest.importorskip("peft")
 SAID = [Query("a man in a red coat"), Query("a woman with a bag")]
-TOWERS = ("clip.", "bert.", "towers.clip.", "towers.language.")
+TOWERS = ("clip.", "bert.", "towers.clip.", "towers.vision.", "towers.language.")
 
 
 def disturbed(model):

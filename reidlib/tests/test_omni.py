@@ -192,13 +192,29 @@ def test_training_reaches_every_weight_and_keeps_a_photo_of_each(model):
     assert still == []
 
 
+def test_an_item_with_marks_is_asked_with_one_part_and_no_photo(model):
+    batch = batch_of(model)
+    batch |= {"photo": batch["sketch"], "has_photo": torch.tensor([True] * 6)}
+    told = model._encoded(batch)
+    whole = {part: there.any(1) for part, (_, there) in told.items()}
+    for share in (0.0, 1.0):
+        model.config = model.config.replace(marks=share)
+        mixed, marked = model._mix(told)
+        kept = torch.stack([there.any(1) for _, there in mixed.values()], 1)
+        assert (marked == bool(share)).all() and kept.any(1).all()
+        assert all((kept[:, n] <= whole[part]).all() for n, part in enumerate(told))
+        if share:
+            assert (kept.sum(1) == 1).all() and not kept[:, list(told).index("photo")].any()
+
+
 def test_marks_are_made_as_a_witness_makes_them():
-    model = Omni(OmniConfig(image_size=SIZE, marks=1.0, shown=6), 40, clip=tiny_clip())
+    model = Omni(OmniConfig(image_size=SIZE, shown=6), 40, clip=tiny_clip())
     model.known.copy_(normalize(torch.randn(40, 32, generator=torch.Generator().manual_seed(0)), dim=1))
     model.known[39] = 0  # nobody has been seen under this number yet
     pids = torch.arange(10)
     queries, photos = normalize(marks(1, 10), dim=1), normalize(marks(2, 10), dim=1)
-    told = model._marks(queries, photos, pids)
+    marked = torch.arange(10)[:, None] < 8
+    told = model._marks(queries, photos, pids, marked)
     liked, disliked = (told[name][0][:, :6] for name in ("liked", "disliked"))
     yes, no = told["liked"][1][:, :6], told["disliked"][1]
     assert yes.any() and no.any() and not (yes & no).any() and not (yes.all(1) & (yes.shape[1] > 1)).all()
@@ -210,6 +226,7 @@ def test_marks_are_made_as_a_witness_makes_them():
         likeness = liked[n] @ photos[n]
         if yes[n].any() and no[n].any():
             assert likeness[yes[n]].min() > likeness[no[n]].max()
+    assert not yes[8:].any() and not no[8:].any() and not told["liked"][1][8:].any()
     unseen = ~liked.any(dim=-1)
     assert not (yes & unseen).any() and not (no & unseen).any()
 
