@@ -125,9 +125,8 @@ def compare_seeds(seeds: int, ablated: int, root: str = "", write: bool = False)
     tables and their figure go into docs/toyworld.md and README.md.
     """
     for seed in range(seeds):
-        asked = {"ablations": seed < ablated, "ablation": "all" if seed < ablated else ""}
-        asked |= {"root": root} if root else {}
-        for run in runner.plan(runner.select(list(COMPARED)), asked | {"seed": seed}):
+        asked = {"seed": seed} | ({"ablations": True, "ablation": "all"} if seed < ablated else {})
+        for run in runner.plan(runner.select(list(COMPARED)), asked | ({"root": root} if root else {})):
             if not (outputs_dir() / run.name / "executed.ipynb").is_file():
                 print(f"{run.name}  {runner.execute(run):.0f} s", flush=True)
     found = results.find_results(outputs_dir())
