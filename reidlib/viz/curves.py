@@ -113,7 +113,9 @@ def round_curves(
         rounds = np.arange(start, start + len(mean))
         (line,) = axes.plot(rounds, mean, **_look(number), markersize=5, label=label)
         axes.fill_between(rounds, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
-    axes.set(xlabel="round, questions answered", ylabel=metric, title=f"{title}\n(band: {band})")
+    axes.set(
+        xlabel="round" if start else "round (0: the opening alone)", ylabel=metric, title=f"{title}\n(band: {band})"
+    )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return sheet
