@@ -151,7 +151,7 @@ def _tell_where(names: list[str]) -> None:
     from reidlib import results
 
     found = results.without_rounds(results.find_results(outputs_dir()))
-    found = found[found["run"].isin(names)]
+    found = found[found["run"].isin(names) & ~found["task"].str.startswith("mix ")]  # 20_evaluate has a table of mixes
     if len(found):
         print(f"\n{results.as_text(results.summarise(found), _width())}", end="")
     folder = outputs_dir() / (names[0] if len(names) == 1 else "<run>")
