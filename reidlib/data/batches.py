@@ -187,10 +187,10 @@ class TrainBatches(Dataset):
 class MixedBatches(TrainBatches):
     """The training split as batches for a model that `mixes`: pictures with whatever is said or drawn of them.
 
-    An epoch visits every picture once, with a caption, turns of a dialogue (a random choice of one to `most_turns`), a
-    sketch and another photo of its person, each drawn anew. A batch: uint8 images, sketch and photo (B, 3, H, W), ids
-    of text (B, L) and of turns (B, T, L), each turn by itself, and what of these each item has: has_text, has_sketch
-    and has_photo (B,), has_turns (B, T). A part that no picture of the split has is left out.
+    An epoch visits every picture of which anything is told once, with a caption, turns of a dialogue (a random choice
+    of one to `most_turns`), a sketch and another photo of its person, each drawn anew. A batch: uint8 images, sketch
+    and photo (B, 3, H, W), ids of text (B, L) and of turns (B, T, L), each turn by itself, and what of these each item
+    has: has_text, has_sketch and has_photo (B,), has_turns (B, T). A part that no picture of the split has is left out.
     Raises DataError where the split holds no picture with any of them.
     """
 
@@ -203,8 +203,9 @@ class MixedBatches(TrainBatches):
         self.pixels = pixels or data_pixels(data, model.preprocess)
         self.fingerprint = data.fingerprint()
         frame = data.split(split)
-        frame = frame[frame["pid"] != DISTRACTOR]
-        if not frame[["text", "turns", "sketch"]].map(len).to_numpy().any():
+        told_of = frame[["text", "turns", "sketch"]].map(len).any(axis=1)
+        frame = frame[(frame["pid"] != DISTRACTOR) & told_of]
+        if frame.empty:
             raise DataError(f"The {split} split of {data.name} has no pictures with text, turns or sketch.")
         self.image_ids = frame.index.to_numpy()
         self.people, self.pids = np.unique(frame["pid"].to_numpy(), return_inverse=True)

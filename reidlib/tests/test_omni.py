@@ -299,6 +299,18 @@ def test_pictures_alone_are_nothing_to_train_on(toy):
         MixedBatches(bare, Omni(config, clip=tiny_clip()), config, pixels)
 
 
+def test_a_picture_of_which_nothing_is_told_is_no_item(toy):
+    data, pixels = toy
+    some = copy.copy(data)
+    some.table = data.table.copy()
+    silent = data.table["split"].eq("train") & (data.table.index % 3 == 0)
+    for part in ("text", "turns", "sketch"):
+        some.table[part] = [[] if quiet else given for quiet, given in zip(silent, data.table[part], strict=True)]
+    config = OmniConfig(image_size=SIZE)
+    mixed = MixedBatches(some, Omni(config, clip=tiny_clip()), config, pixels)
+    assert len(mixed) == (data.table["split"].eq("train") & ~silent).sum()
+
+
 def test_a_mixed_task_asks_with_the_picture_it_leaves_out(toy):
     data, _ = toy
     task = mixed_task(data, "test", ("text", "turns", "photo"))
