@@ -283,7 +283,7 @@ def test_adapters_train_and_the_language_model_does_not():
 
 
 def test_parameter_groups_hold_everything_once_and_decay_matrices_and_temperature():
-    model = build(head_lr=5.0)
+    model = build(head_lr=5.0, weight_decay=0.02)
     groups = model.parameter_groups(model.config)
     ids = [id(p) for group in groups for p in group["params"]]
     assert sorted(ids) == sorted(id(p) for p in model.parameters())
