@@ -101,7 +101,7 @@ def compare(found: pd.DataFrame, queries: PER_QUERY, baseline: str = "") -> list
 
 def is_whole(label: str) -> bool:
     """Whether a label names a method as it is meant, not an ablation or another way to ask it."""
-    return "without" not in label and "," not in label.removesuffix(", answers as one text")
+    return " with" not in label and "," not in label.removesuffix(", answers as one text")
 
 
 def short_name(method: str, run: str, part: str = "", taken: Collection[str] = ()) -> str:
@@ -194,13 +194,14 @@ def conclusion(compared: list[Comparison]) -> list[str]:
 
 
 def overview(compared: list[Comparison]) -> pd.DataFrame:
-    """R@1 (mean ± deviation over seeds) of every model, a row each, by kind of query; the baseline's row is marked."""
+    """R@1 (mean ± deviation over seeds) by kind of query, a row a model, those of one method together."""
     columns = {}
     for one in compared:
         cells = [_cell(*pair) for pair in one.table[["R@1", "R@1 sd"]].itertuples(index=False)]
-        labels = [label + " (baseline)" * (label == one.baseline) for label in one.table["label"]]
-        columns[one.kind] = pd.Series(cells, labels)
-    return pd.DataFrame(columns).fillna("")
+        columns[one.kind] = pd.Series(cells, one.table["label"])
+    methods = list(dict.fromkeys(name.split()[0] for name in NAMES.values()))
+    table = pd.DataFrame(columns).fillna("")
+    return table.loc[sorted(table.index, key=lambda label: ([label.startswith(m) for m in methods], label))[::-1]]
 
 
 def published_html(one: Comparison, dataset: str) -> str:
