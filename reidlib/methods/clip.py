@@ -67,21 +67,10 @@ class ClipConfig(Config):
         )
 
 
-class Clip(Method):
-    """Cosine similarity of CLIP's two pooled features; one image tower sees photos and sketches alike.
+class TwoTowers(Method):
+    """What all methods share whose pictures and words are the pooled features of one `clip`, at length 1."""
 
-    clip: a model to use in place of the one that `config` names.
-    """
-
-    name = "clip"
-
-    def __init__(self, config: ClipConfig, num_classes: int = 0, *, clip: CLIP | None = None):
-        super().__init__()
-        self.config = config
-        self.clip = clip or create_clip(config.backbone, config.image_size, config.positions)
-        self.clip.logit_scale.requires_grad_(not config.temperature)
-        add_adapters(self.clip.model, config.lora)
-        self.reads = self.trains_on = tuple(part for part in ("text", "sketch") if part in config.views)
+    clip: CLIP
 
     def tokenize(self, texts: list[str]) -> Tensor:
         return self.clip.tokenize(texts)
@@ -97,6 +86,23 @@ class Clip(Method):
 
     def embed_sketch(self, sketches: Tensor) -> Tensor:
         return self.embed_image(sketches)
+
+
+class Clip(TwoTowers):
+    """Cosine similarity of CLIP's two pooled features; one image tower sees photos and sketches alike.
+
+    clip: a model to use in place of the one that `config` names.
+    """
+
+    name = "clip"
+
+    def __init__(self, config: ClipConfig, num_classes: int = 0, *, clip: CLIP | None = None):
+        super().__init__()
+        self.config = config
+        self.clip = clip or create_clip(config.backbone, config.image_size, config.positions)
+        self.clip.logit_scale.requires_grad_(not config.temperature)
+        add_adapters(self.clip.model, config.lora)
+        self.reads = self.trains_on = tuple(part for part in ("text", "sketch") if part in config.views)
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Identity-aware ITC or SDM between photos and captions (t2i), and between photos and sketches (s2i)."""

@@ -17,7 +17,8 @@ from reidlib.data.dialogues import clean_caption
 from reidlib.devices import gather
 from reidlib.errors import CheckpointError, ConfigError
 from reidlib.losses import identity_targets, infonce, nitc, ritc
-from reidlib.methods.base import Method, learnt_scale
+from reidlib.methods.base import learnt_scale
+from reidlib.methods.clip import TwoTowers
 
 PLACEHOLDER = "*"
 PROMPT = "a photo of *"
@@ -118,7 +119,7 @@ def _paper(lr: float) -> dict[str, Any]:
     }
 
 
-class _SketchAndWords(Method):
+class _SketchAndWords(TwoTowers):
     """What both stages share: one CLIP whose image tower sees photos and sketches alike."""
 
     reads = ("text", "sketch")
@@ -140,19 +141,6 @@ class _SketchAndWords(Method):
 
     def tokenize(self, texts: list[str]) -> Tensor:
         return self.clip.tokenize([clean_caption(text) for text in texts] if self.config.clean_captions else texts)
-
-    def count_tokens(self, text: str) -> tuple[int, int]:
-        """How many tokens `text` takes, and how many there is room for."""
-        return self.clip.count_tokens(text)
-
-    def embed_image(self, images: Tensor) -> Tensor:
-        return normalize(self.clip.encode_image(images).float(), dim=-1)
-
-    def embed_sketch(self, sketches: Tensor) -> Tensor:
-        return self.embed_image(sketches)
-
-    def embed_text(self, ids: Tensor) -> Tensor:
-        return normalize(self.clip.encode_text(ids).float(), dim=-1)
 
     def _pictures(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Features of photos and of sketches, not normalised, from one pass of the shared tower."""

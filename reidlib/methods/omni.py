@@ -18,7 +18,8 @@ from reidlib.backbones.adapters import add_adapters
 from reidlib.config import Config
 from reidlib.devices import gather
 from reidlib.losses import both_ways, identity_targets, itc
-from reidlib.methods.base import DISLIKED, LIKED, Method, learnt_scale
+from reidlib.methods.base import DISLIKED, LIKED, learnt_scale
+from reidlib.methods.clip import TwoTowers
 from reidlib.query import PARTS, Query
 
 MARKS = ("liked", "disliked")
@@ -68,7 +69,7 @@ class OmniConfig(Config):
         )
 
 
-class Omni(Method):
+class Omni(TwoTowers):
     """One CLIP, whose picture side is the gallery's, and a small transformer that reads the parts of a query.
 
     Each part becomes unit vectors e_i of CLIP's space, one for a text, a sketch or a photo, one for each turn and each
@@ -105,23 +106,11 @@ class Omni(Method):
             nn.init.zeros_(linear.bias)
         self.register_buffer("known", torch.zeros(num_classes, width))  # the last photo seen of each identity
 
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
-        return self.clip.tokenize(texts)
-
     def tokenize_turns(self, turns: Sequence[tuple[str, str]]) -> Tensor:
         """Ids (T, L) of turns, each of them (question, answer) and a text of its own."""
         return self.tokenize([f"{question} {answer}".strip() for question, answer in turns])
 
-    def count_tokens(self, text: str) -> tuple[int, int]:
-        return self.clip.count_tokens(text)
-
-    def embed_image(self, images: Tensor) -> Tensor:
-        return normalize(self.clip.encode_image(images).float(), dim=-1)
-
-    def embed_text(self, ids: Tensor) -> Tensor:
-        return normalize(self.clip.encode_text(ids).float(), dim=-1)
-
-    embed_turns, embed_sketch = embed_text, embed_image  # each by itself, before it is read beside the others
+    embed_turns = TwoTowers.embed_text  # each by itself, before it is read beside the others
 
     def _embed_alike(self, queries: list[Query], parts: tuple[str, ...]) -> Tensor:
         return self.fuse({part: self._told(part, [getattr(query, part) for query in queries]) for part in parts})

@@ -29,6 +29,7 @@ from reidlib.methods.cfine import CFine, CFineConfig
 from reidlib.methods.clip import Clip, ClipConfig
 from reidlib.methods.diana import DiaNA, DianaConfig
 from reidlib.methods.interactreid import AdaptConfig, InteractReIDAdapt, InteractReIDInvert, InvertConfig
+from reidlib.methods.omni import Omni, OmniConfig
 from reidlib.tests.ports import free_port
 from reidlib.tests.training import train
 from reidlib.training import fit
@@ -50,7 +51,8 @@ class Still:
                 module.p = 0.0
 
     def losses(self, batch):
-        pictures = {name: still(batch["image_ids"], n) for n, name in enumerate(("images", "sketch")) if name in batch}
+        names = [name for name in ("images", "sketch", "photo") if name in batch]
+        pictures = {name: still(batch["image_ids"], n) for n, name in enumerate(names)}
         return super().losses(batch | pictures)
 
 
@@ -75,6 +77,10 @@ class StillAdapt(Still, InteractReIDAdapt):  # soft targets from gathered featur
 
 
 class StillInvert(Still, InteractReIDInvert):  # frozen weights
+    pass
+
+
+class StillOmni(Still, Omni):  # a gallery of all processes
     pass
 
 
@@ -163,8 +169,9 @@ CASES: dict = {
         {"towers": "transformers", "embed_dim": 64, "num_queries": 3, "refiner_layers": 1, "reduction": "lsp_max"}
         | {"random_rounds": False, "masking": 0.0},
     ),
-    "interactreid-1": (StillAdapt, AdaptConfig, {"text_dropout": 0.0}),
+    "interactreid-1": (StillAdapt, AdaptConfig, {"text_dropout": 0.0, "alpha": 0.2}),
     "interactreid": (StillInvert, InvertConfig, {"text_dropout": 0.0, "mapping_dropout": 0.0}),
+    "omni": (StillOmni, OmniConfig, {"keep": 1.0, "marks": 0.0}),
 }
 
 
