@@ -627,7 +627,8 @@ def encoding(
 
     A row for the bare model, fed with decoded pictures from memory, then one for each number of workers, 0 being this
     process without Ray. The speed is that between the first file of every worker and the last file of all, as a long
-    job has it; `start_s` is what passes before. model: a function that makes it; CLIP's of the preset by default.
+    job has it; `start_s` is what passes before. Without pyarrow, which writes the files, there is the bare model alone.
+    model: a function that makes it; CLIP's of the preset by default.
     """
     make = model or partial(build, "clip", preset)
     bare, rng = make().to(pick_device()).eval(), np.random.default_rng(0)
@@ -641,7 +642,7 @@ def encoding(
         pixels, encoder = [bare.resized(name) for name in names], Encoder(bare, batch_size=64)
         seconds = median(alternate({"bare": lambda: encoder.images(pixels)}, repeats=3, warm_up=1)["bare"])
         rows = [{"way": "bare model", "pictures_per_second": len(pixels) / seconds, "start_s": 0.0}]
-        for number in workers:
+        for number in workers if find_spec("pyarrow") else ():
             if number and not find_spec("ray"):
                 continue
             out, begun = Path(folder, f"out {number}"), time.time()
