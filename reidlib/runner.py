@@ -201,9 +201,10 @@ def check_data(planned: list[Execution]) -> None:
     from reidlib.data.load import locate, toys
 
     for run in planned:
-        name = run.parameters.get("dataset", "toy")
-        if "root" in run.notebook.parameters and name not in toys:
-            locate(name, run.parameters.get("root") or None)
+        parts = run.parameters.get("dataset", "toy").split("+")  # several are joined
+        for name in parts if "root" in run.notebook.parameters else ():
+            if name not in toys:
+                locate(name, run.parameters.get("root") or None)
 
 
 def _checked(notebook: Notebook, name: str, value: object) -> object:

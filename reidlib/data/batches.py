@@ -227,14 +227,10 @@ class MixedBatches(TrainBatches):
             "pids": torch.as_tensor(self.pids[items]),
             "image_ids": torch.as_tensor(self.image_ids[items]),
         }
-        for name in ("text", "sketch", "photo"):
-            if name in self._drawn:
-                rows, has = (column[items] for column in self._drawn[name])
-                batch |= {name: self.text_ids[rows] if name == "text" else self.pixels[rows]}
-                batch[f"has_{name}"] = torch.as_tensor(has)
-        if "turns" in self._drawn:
-            rows, has = (column[items] for column in self._drawn["turns"])
-            batch |= {"turns": self.turn_ids[rows], "has_turns": torch.as_tensor(has)}
+        ids = {"text": self.text_ids, "turns": self.turn_ids}
+        for name, columns in self._drawn.items():
+            rows, has = (column[items] for column in columns)
+            batch |= {name: ids.get(name, self.pixels)[rows], f"has_{name}": torch.as_tensor(has)}
         return batch
 
     def _draw(self, epoch: int) -> None:

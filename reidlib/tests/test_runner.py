@@ -206,6 +206,9 @@ def test_what_cannot_run_is_refused_before_a_kernel_starts(training, tmp_path, m
 def test_a_data_set_that_is_not_here_is_refused_before_a_kernel_starts(training, tmp_path, monkeypatch):
     monkeypatch.setenv("REIDLIB_DATA", str(tmp_path / "data"))
     check_data(plan([training], {}))
+    check_data(plan([training], {"dataset": "toy+toy/icfg-pedes"}))
+    with pytest.raises(DataError, match="cuhk-pedes is not at"):
+        check_data(plan([training], {"dataset": "toy+cuhk-pedes"}))
     with pytest.raises(DataError, match="cuhk-pedes is not at .*; put reid_raw.json"):
         check_data(plan([training], {"dataset": "cuhk-pedes"}))
 
