@@ -101,13 +101,15 @@ def per_query(folder: Path, dataset: str) -> dict[tuple[str, str], dict[str, np.
             if of == dataset:
                 label = labels.get((path.parent.name, label), label)
                 found.setdefault((label, task), {}).setdefault(what, {})[seed] = array
-    return {
-        key: {what: _stacked(list(seeds.values())) for what, seeds in parts.items()} for key, parts in found.items()
-    }
+    return {key: {what: _stacked(seeds) for what, seeds in parts.items()} for key, parts in found.items()}
 
 
-def _stacked(arrays: list[np.ndarray]) -> np.ndarray:
-    return np.stack([array for array in arrays if len(array) == len(arrays[-1])])
+def _stacked(seeds: dict[str, np.ndarray]) -> np.ndarray:
+    """In the order of the seeds, whichever was run first, so that two ways of searching are paired seed by seed."""
+    newest = len(list(seeds.values())[-1])
+    return np.stack(
+        [seeds[seed] for seed in sorted(seeds, key=lambda seed: (len(seed), seed)) if len(seeds[seed]) == newest]
+    )
 
 
 def differences(before: Path, after: Path) -> pd.DataFrame:
