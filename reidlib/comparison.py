@@ -151,10 +151,10 @@ def claims(queries: PER_QUERY) -> pd.DataFrame:
     return pd.DataFrame(rows).reindex(columns=columns).astype({"seeds": "Int64"})
 
 
-def mixes(found: pd.DataFrame, metric: str = "mAP") -> pd.DataFrame:
-    """What each mix of parts finds (tasks "mix ..."), a row a mix and a column a label, means over seeds."""
+def mixes(found: pd.DataFrame) -> pd.DataFrame:
+    """The mAP of each mix of parts (tasks "mix ..."), a row a mix and a column a label, means over seeds."""
     rows = found[found["task"].str.startswith("mix ")]
-    table = summarise(rows).pivot_table(index="task", columns="label", values=metric, sort=False)
+    table = summarise(rows).pivot_table(index="task", columns="label", values="mAP", sort=False)
     return table.rename(index=lambda task: task.removeprefix("mix "))
 
 
@@ -226,7 +226,10 @@ def variants(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_round(found: pd.DataFrame) -> Mapping[str, dict[str, tuple[pd.Series, pd.Series, pd.Series]]]:
-    """R@1 by round, of dialogues and of search sessions: label -> mean, one standard deviation below it, and above."""
+    """R@1 by round, of dialogues and of search sessions: label -> mean, one standard deviation below it, and above.
+
+    The highest after its last round comes first.
+    """
     rounds = found.drop(without_rounds(found).index).astype({"round": int})
     rounds = rounds[rounds["round"] > 0]
     curves: dict[str, dict] = {}
@@ -235,7 +238,7 @@ def by_round(found: pd.DataFrame) -> Mapping[str, dict[str, tuple[pd.Series, pd.
             scores = mine.groupby("round")["R@1"].agg(["mean", "std"]).fillna(0.0)
             low, high = scores["mean"] - scores["std"], scores["mean"] + scores["std"]
             curves.setdefault(str(asked), {})[str(label)] = (scores["mean"], low, high)
-    return curves
+    return {asked: dict(sorted(of.items(), key=lambda curve: -curve[1][0].iloc[-1])) for asked, of in curves.items()}
 
 
 def _cell(mean: float, sd: float) -> str:

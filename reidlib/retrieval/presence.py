@@ -109,12 +109,12 @@ def auroc(likely: np.ndarray, truth: np.ndarray) -> float:
     return float((order[truth].sum() - true * (true + 1) / 2) / max(1, true * (len(truth) - true)))
 
 
-def reliability(likely: np.ndarray, truth: np.ndarray, bins: int = 10) -> list[tuple[float, float, int]]:
+def reliability(likely: np.ndarray, truth: np.ndarray) -> list[tuple[float, float, int]]:
     """For each tenth of the probabilities from 0 to 1 that occurs: their mean, the share that is true, their number."""
-    place = np.minimum((likely * bins).astype(int), bins - 1)
+    place = np.minimum((10 * likely).astype(int), 9)
     return [
         (float(likely[place == b].mean()), float(truth[place == b].mean()), int((place == b).sum()))
-        for b in range(bins)
+        for b in range(10)
         if (place == b).any()
     ]
 

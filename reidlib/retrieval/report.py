@@ -34,7 +34,7 @@ small {{ color: #667; overflow-wrap: anywhere; }}
 """
 
 
-def write_csv(session: QuerySession, path: Path | str, k: int = RESULTS) -> None:
+def write_csv(session: QuerySession, path: Path | str) -> None:
     """Columns rank, image (path in the gallery), score, mark.
 
     A path that a spreadsheet would run as a formula starts with an apostrophe in the file.
@@ -42,14 +42,14 @@ def write_csv(session: QuerySession, path: Path | str, k: int = RESULTS) -> None
     out = StringIO()
     table = csv.writer(out, lineterminator="\n")
     table.writerow(["rank", "image", "score", "mark"])
-    for rank, (row, image, score) in enumerate(session.results(k), 1):
+    for rank, (row, image, score) in enumerate(session.results(RESULTS), 1):
         table.writerow(
             [rank, f"'{image}" if image.startswith(FORMULA) else image, f"{score:.6f}", session.marks.get(row, "")]
         )
     write_text(path, out.getvalue())
 
 
-def write_report(session: QuerySession, path: Path | str, k: int = RESULTS) -> None:
+def write_report(session: QuerySession, path: Path | str) -> None:
     """One HTML file with the pictures in it; every word of the user and every file name is escaped."""
     words = {"say": "Said", "answer": "Answered", "only": "Searched only where"}
     told = "".join(
@@ -58,7 +58,7 @@ def write_report(session: QuerySession, path: Path | str, k: int = RESULTS) -> N
     )
     given = [as_png(picture) for picture in (session.sketch, session.photo) if picture is not None]
     sketch = "".join(f'<p><img alt="given" src="data:image/png;base64,{png}"></p>' for png in given)
-    found = "".join(_figure(session, rank, *result) for rank, result in enumerate(session.results(k), 1))
+    found = "".join(_figure(session, rank, *result) for rank, result in enumerate(session.results(RESULTS), 1))
     method, count = escape(session.model.name), len(session.gallery)
     write_text(path, PAGE.format(method=method, count=count, told=told, sketch=sketch, found=found))
 

@@ -149,6 +149,12 @@ def test_operations_are_counted_as_by_hand():
     assert towers[1] == pytest.approx(2 * towers[0], rel=1e-9)
 
 
+def test_no_truncated_normal_is_waited_for_whatever_the_memory_held_before():
+    with Unfilled():
+        left = nn.init.trunc_normal_(torch.full((4,), 5.0), std=0.02)
+    assert left.tolist() == [5.0] * 4
+
+
 def test_words_are_guessed_with_a_third_of_the_products_of_guessing_at_every_token():
     """At the published sizes, with four hidden words a caption. What is left is the blocks before the last one."""
     config = CFFAConfig.paper()

@@ -63,6 +63,13 @@ def test_padding_that_is_cut_off_changes_nothing(model, captions):
         assert_close(ours, whole, atol=1e-5, rtol=1e-4)
 
 
+def test_of_equal_scores_the_earlier_token_is_selected():
+    attention = torch.rand(1, 9, 9)
+    attention[0, 0] = torch.tensor([0.9, 0.1, 0.0, 0.3, 0.0, 0.1, 0.3, 0.0, 0.0])  # zeros: padding is not attended to
+    assert cfine.select(attention, 3).tolist() == [[3, 6, 1, 5, 0, 2]], "the first token counts as padding"
+    assert cfine.select(attention, 4).tolist() == [[3, 6, 1, 5, 0, 2, 4, 7]]
+
+
 def test_attention_without_projecting_the_tokens():
     torch.manual_seed(0)
     module = torch.nn.MultiheadAttention(32, 4, batch_first=True)

@@ -121,6 +121,8 @@ def test_rounds_of_dialogues_and_sessions(found):
     assert list(rounds) == ["Dialogues", "Search sessions"]
     mean, low, _ = rounds["Dialogues"]["DiaNA"]
     assert mean.tolist() == low.tolist() == [10.0, 20.0]
+    better = pd.DataFrame([row("witness", "d2i round 1", 7.0, round=1, method="session")])
+    assert list(by_round(pd.concat([found, better], ignore_index=True))["Search sessions"]) == ["witness", "chat"]
 
 
 def test_published_figures_are_folded(found, queries):

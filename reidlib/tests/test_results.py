@@ -62,6 +62,18 @@ def test_a_run_says_its_preset_and_settings(tmp_path, monkeypatch, toy_root):
     assert set(per_query(tmp_path, "toy")) == {("CLIP", "t2i"), ("CLIP (epochs=31, lr=0.007)", "t2i")}
 
 
+def test_queries_stand_in_the_order_of_seeds_whichever_was_run_first(tmp_path, monkeypatch, toy_root):
+    monkeypatch.setenv("REIDLIB_OUTPUTS", str(tmp_path))
+    data = load("toy", toy_root)
+    for seed in (10, 0, 2):
+        run = Run(f"seed {seed}")
+        run.describe(data, ClipConfig.preset("toy", seed=seed), preset="toy")
+        found = Ranks(np.array([1 + seed, 2]), np.array([1.0, 0.5]), np.array([1.0, 0.5]))
+        run.add([row(50.0)], {"t2i": found}, method="clip", label="CLIP", dataset="toy", seed=seed)
+    [arrays] = per_query(tmp_path, "toy").values()
+    assert arrays["first"][:, 0].tolist() == [1, 3, 11]
+
+
 def test_formulas_are_text_in_csv(tmp_path):
     write(tmp_path, "02", [row(-1.0, label="=HYPERLINK(1)", method="@x")])
     line = as_csv(summarise(find_results(tmp_path))).splitlines()[1]

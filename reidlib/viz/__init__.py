@@ -7,7 +7,6 @@ from reidlib.viz.curves import (
     recall_curves,
     reliability_curves,
     round_curves,
-    schedule_curve,
     training_curves,
 )
 from reidlib.viz.forces import loss_forces
@@ -37,7 +36,6 @@ __all__ = [
     "recall_curves",
     "reliability_curves",
     "round_curves",
-    "schedule_curve",
     "selected_patches",
     "training_curves",
     "words",

@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from reidlib.viz.style import MARKERS, WIDTH, figure, plain_numbers
 
 MOST = 6  # lines in a figure
+HARDEST = 12  # values of attributes in a figure
 NOT_LOSSES = {"epoch", "loss", "lr", "seconds", "images_per_second", "best"}
 
 
@@ -113,9 +114,9 @@ def round_curves(
         rounds = np.arange(start, start + len(mean))
         (line,) = axes.plot(rounds, mean, **_look(number), markersize=5, label=label)
         axes.fill_between(rounds, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
-    axes.set(
-        xlabel="round" if start else "round (0: the opening alone)", ylabel=metric, title=f"{title}\n(band: {band})"
-    )
+    if any(np.any(np.asarray(high) > low) for _, low, high in curves.values()):  # one seed alone has none
+        title = f"{title}\n(band: {band})"
+    axes.set(xlabel="round" if start else "round (0: the opening alone)", ylabel=metric, title=title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return sheet
@@ -123,13 +124,10 @@ def round_curves(
 
 @figure
 def forest(
-    rows: Sequence[tuple[str, float, float, float]],
-    baseline: str,
-    metric: str = "mAP (points)",
-    title: str = "Differences to the baseline",
+    rows: Sequence[tuple[str, float, float, float]], baseline: str, title: str = "Differences to the baseline"
 ) -> Figure:
-    """Differences to a baseline, a row each of (label, difference, low, high), the first on top: a point with its
-    interval, coloured where the interval leaves out zero."""
+    """Differences in mAP to a baseline, a row each of (label, difference, low, high), the first on top: a point with
+    its interval, coloured where the interval leaves out zero."""
     sheet, axes = plt.subplots(figsize=(8, 1.2 + 0.3 * len(rows)), layout="constrained")
     for place, (_, gain, low, high) in enumerate(rows):
         colour = "C2" if low > 0 else "C1" if high < 0 else "#888888"
@@ -142,17 +140,17 @@ def forest(
     axes.set_yticks(range(len(rows)), [label for label, *_ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.margins(x=0.12)
-    axes.set(xlabel=f"{metric}, difference to {baseline}", title=title)
+    axes.set(xlabel=f"mAP (points), difference to {baseline}", title=title)
     axes.grid(axis="y", visible=False)
     return sheet
 
 
 @figure
 def hardest_attributes(
-    ranks: Sequence[int], attributes: Sequence[Mapping[str, str]], most: int = 12, least: int = 10, title: str = ""
+    ranks: Sequence[int], attributes: Sequence[Mapping[str, str]], least: int = 10, title: str = ""
 ) -> Figure:
     """What hard queries have in common: the mean rank of the first right picture for queries about people with an
-    attribute's value, the `most` hardest values on top, with the standard error of the mean.
+    attribute's value, the `HARDEST` hardest values on top, with the standard error of the mean.
 
     ranks: (Q,), from 1; attributes: of each query's person. Values of fewer than `least` queries are left out.
     """
@@ -161,7 +159,7 @@ def hardest_attributes(
         for key, value in known.items():
             groups.setdefault(f"{key.replace('_', ' ')}: {value}", []).append(rank)
     large = {name: np.array(of) for name, of in groups.items() if len(of) >= least}
-    shown = sorted(large, key=lambda name: large[name].mean())[-most:]
+    shown = sorted(large, key=lambda name: large[name].mean())[-HARDEST:]
     sheet, axes = plt.subplots(figsize=(7, 0.9 + 0.27 * len(shown)), layout="constrained")
     errors = [large[name].std() / len(large[name]) ** 0.5 for name in shown]
     bars = {"xerr": errors, "height": 0.65, "error_kw": {"elinewidth": 1, "ecolor": "#444444"}}
@@ -170,19 +168,4 @@ def hardest_attributes(
     axes.set(xlabel="mean rank of the first right picture (1 is best)", title=title or "The hardest queries")
     axes.grid(axis="y", visible=False)
     axes.legend(loc="lower right")
-    return sheet
-
-
-@figure
-def schedule_curve(
-    rates: Mapping[str, Sequence[float]], steps_per_epoch: int = 1, title: str = "Learning rate"
-) -> Figure:
-    """The learning rate of each parameter group, a value a step; the axis counts epochs when told their steps."""
-    sheet, axes = plt.subplots(figsize=(7, 3), layout="constrained")
-    for label, values in rates.items():
-        axes.plot(np.arange(len(values)) / steps_per_epoch, values, label=label)
-    axes.set(xlabel="epoch" if steps_per_epoch > 1 else "step", ylabel="learning rate", title=title)
-    axes.set_ylim(bottom=0)
-    axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
-    axes.legend()
     return sheet

@@ -83,15 +83,15 @@ def ranked_lists(rows: Sequence[tuple], title: str = "", names: Sequence[str] = 
 
 
 def easy_median_hard(
-    task: Task, found: Ranks, encoder: Encoder, root: Path, k: int = 8, title: str = "", ranked_by: str = ""
+    task: Task, found: Ranks, encoder: Encoder, root: Path, title: str = "", ranked_by: str = ""
 ) -> Figure:
     """The rankings of an easy, a median and a hard query, chosen by the rule of `Ranks.examples`, which is said.
 
-    Where no right picture is among the first `k`, the best right one follows with its rank. `ranked_by` names the
+    Where no right picture is among the first eight, the best right one follows with its rank. `ranked_by` names the
     model of `found`, where it is not the encoder's.
     """
     chosen = found.examples()
-    rows = task.ranking(encoder, list(chosen.values()), root, k)
+    rows = task.ranking(encoder, list(chosen.values()), root, 8)
     names = []
     for name, (_, _, correct, _, ranks) in zip(chosen, rows, strict=True):
         names.append(f"{name}: right at rank {ranks[correct.index(True)]:,}")
