@@ -211,8 +211,6 @@ def reproduce(options: argparse.Namespace) -> int:
     Prints "equal" (status 0), or what differs (status 1) and keeps the second run in outputs/.again/RUN. Warns where
     the code, the versions, the machine, the data or the models it is built on are not those of the first run.
     """
-    import shutil
-
     from reidlib import results, runner
 
     run, first = runner.plan_again(options.run), outputs_dir() / options.run

@@ -5,8 +5,11 @@
 a learning rate, weight decay, schedule and warm-up from the same ranges for all methods, and some of the method's own
 losses from `OWN`. `python -m reidlib.study tune` shows the best trials. Presets are then changed by hand.
 
+`python -m reidlib.study try cfine '{"epochs": 6}'` is one training with settings of one's own, to ask why a part does
+not help: a line of `study_why.csv`.
+
 `python -m reidlib.study compare --write` runs every method's notebook with its ablations for three seeds and writes
-what they say together to docs/toyworld.md and README.md.
+what they say together to docs/toyworld.md and README.md; with `--root` it does so in a world of other people.
 """
 
 import argparse
@@ -31,7 +34,7 @@ from reidlib.models import begin, trained
 from reidlib.paths import CHECKOUT, outputs_dir, write_text
 from reidlib.training import fit
 
-LOG = Path(__file__).with_name("study.csv")
+LOG, WHY = (Path(__file__).with_name(name) for name in ("study.csv", "study_why.csv"))
 COLUMNS = ("method", "dataset", "trial", "seed", "measured", "value", "mAP", "seconds", "settings")
 OWN: dict[str, dict[str, tuple]] = {  # settings that only a method has, and what they are drawn from
     "clip": {"loss": ("itc", "sdm")},
@@ -46,25 +49,15 @@ OWN: dict[str, dict[str, tuple]] = {  # settings that only a method has, and wha
 # A method that begins from another's training, which is looked for in outputs/
 STAGES = {"interactreid": "interactreid-1", "diana": "diana-1", "omni": "interactreid-1"}
 COMPARED = ("02", "10", "11", "12", "13", "14", "15", "16")
-BEGIN, END = "<!-- python -m reidlib.study compare --write: from here -->", "<!-- to here -->"
-PAGE = """# What the toy world says
-
-Made by `python -m reidlib.study compare --write`: every method's notebook, {seeds} seeds, measured once on the test
-people. ± is the standard deviation over seeds. The toy world compares methods with each other, never
-with a paper.
-
-## R@1 by kind of query
+BEGIN, END = "<!-- {command}: from here -->", "<!-- to here -->"  # what a study writes stands between these
+COMMAND = "python -m reidlib.study compare --write"
+PAGE = """
+### R@1 by kind of query
 {table}
 {told}
-## What the papers claim
-The gain is in points of mAP on the same queries, of the mean over seeds; low and high bound what 95 % of redrawn sets
-of queries would give. A claim holds here where that interval lies above zero, does not hold where it lies below, and
-cannot be told where it holds zero.
-
+### What the papers claim
 {claims}
-## Any mix of parts
-mAP of [16_train_omni](../notebooks/16_train_omni.ipynb) by what is asked with; each query's own picture is left out.
-
+### Any mix of parts
 {mixes}"""
 
 
@@ -82,11 +75,16 @@ def drawn(method: str, trial: int, preset: Config) -> dict[str, Any]:
     return common | {name: rng.choice(values) for name, values in OWN.get(method, {}).items()}
 
 
-def run_trial(method: str, trial: int, dataset: str = "toy", root: str | None = None, seed: int = 0) -> dict[str, Any]:
-    """Train once and return the trial's line of the log: `value` is the best epoch's `select_by` on val."""
+def run_trial(
+    method: str, trial: int, dataset: str = "toy", root: str | None = None, seed: int = 0, own: dict | None = None
+) -> dict[str, Any]:
+    """Train once and return the trial's line of the log: `value` is the best epoch's `select_by` on val.
+
+    own: settings in place of those that are drawn for the trial.
+    """
     data = load(dataset, root)
     preset = config_class(method).preset("toy", seed=seed)
-    settings = drawn(method, trial, preset)
+    settings = drawn(method, trial, preset) if own is None else own
     torch.manual_seed(seed)
     earlier = [name for name, _ in trained(STAGES.get(method, "none"), dataset=dataset, seed=seed)]
     start = earlier[-1] if earlier else ""
@@ -121,8 +119,9 @@ def compare_seeds(seeds: int, ablated: int, root: str = "", write: bool = False)
     """Runs every method's notebook for each of the first `seeds` seeds, for the first `ablated` with its ablations, and
     prints what they say together.
 
-    What outputs/ holds already is not run again. root: of a toy world of one's own, such as a held-out one. write: the
-    tables and their figure go into docs/toyworld.md and README.md.
+    What outputs/ holds already is not run again. root: of a toy world of one's own, such as a held-out one, which needs
+    an outputs/ of its own. write: the tables go into docs/toyworld.md, between the comments that name the command, and
+    without `root` their first with its figure into README.md.
     """
     for seed in range(seeds):
         asked = {"seed": seed} | ({"ablations": True, "ablation": "all"} if seed < ablated else {})
@@ -140,14 +139,20 @@ def compare_seeds(seeds: int, ablated: int, root: str = "", write: bool = False)
     told = "".join(f"- {sentence}\n" for sentence in comparison.conclusion(compared))
     print(table, told, claims, mixes, sep="\n")
     if write:
-        page = CHECKOUT / "docs" / "toyworld.md"
-        write_text(page, PAGE.format(seeds=seeds, table=table, told=told, claims=claims, mixes=mixes))
-        readme = CHECKOUT / "README.md"
-        before, rest = readme.read_text().split(BEGIN)
-        write_text(readme, f"{before}{BEGIN}\n{table}{END}{rest.split(END)[1]}")
+        command = f"{COMMAND} --root HELD_OUT" if root else COMMAND
+        page = PAGE.format(table=table, told=told, claims=claims, mixes=mixes)
+        _write_between(CHECKOUT / "docs" / "toyworld.md", command, page)
+    if write and not root:
+        _write_between(CHECKOUT / "README.md", command, table)
         rows = compared[0].differences.sort_values("gain", ascending=False)[["label", "gain", "low", "high"]]
         figure = viz.forest(list(rows.itertuples(index=False)), compared[0].baseline, title=compared[0].kind)
         figure.savefig(CHECKOUT / "notebooks" / "images" / "forest.png", dpi=110, bbox_inches="tight")
+
+
+def _write_between(file: Path, command: str, text: str) -> None:
+    begin = BEGIN.format(command=command)
+    before, rest = file.read_text(encoding="utf-8").split(begin)
+    write_text(file, f"{before}{begin}\n{text}{END}{rest.split(END, 1)[1]}")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -160,16 +165,22 @@ def main(arguments: list[str] | None = None) -> None:
     tune.add_argument("--root", help="where the data set lies, if not under data/, such as a held-out toy world")
     tune.add_argument("--seed", type=int, default=0)
     tune.add_argument("--log", type=Path, default=LOG, help="default: %(default)s")
+    ask = kinds.add_parser("try", help="one training with settings of one's own, measured on val")
+    ask.add_argument("method", choices=METHODS)
+    ask.add_argument("settings", type=json.loads, help="as JSON, beside the preset's")
+    ask.add_argument("--seed", type=int, default=0)
     compare = kinds.add_parser("compare", help="over seeds, measured on test")
     compare.add_argument("--seeds", type=int, default=3)
     compare.add_argument("--ablated", type=int, default=3, help="seeds with ablations (default: %(default)s)")
-    compare.add_argument("--root", default="", help="of another toy world, such as a held-out one")
+    compare.add_argument("--root", default="", help="of another toy world, a held-out one")
     compare.add_argument("--write", action="store_true", help="to docs/toyworld.md and README.md")
     options = parser.parse_args(arguments)
     if options.kind == "compare":
         return compare_seeds(
             options.seeds, options.ablated, options.root and str(Path(options.root).absolute()), options.write
         )
+    if options.kind == "try":
+        return _append(WHY, run_trial(options.method, 0, seed=options.seed, own=options.settings))
     known = trials(options.log)
     done = set(known[["method", "dataset", "seed", "trial"]].itertuples(index=False, name=None))
     for trial in range(options.trials):  # in turns, so that a study that is cut off has tried all alike

@@ -59,11 +59,13 @@ class OmniConfig(Config):
     @classmethod
     def toy(cls) -> Self:
         return cls(
-            epochs=3,
+            epochs=2,
             batch_size=64,
-            lr=6e-4,
-            weight_decay=0.05,
-            warmup_epochs=0.5,
+            lr=1.3e-3,
+            keep=0.7,
+            weight_decay=0.0,
+            schedule="linear",
+            warmup_epochs=1,
             augment="cfine",
             select_by="st2i mAP",
         )

@@ -69,7 +69,8 @@ def test_a_folder_with_metadata_is_searched_by_what_it_tells(tmp_path):
     assert "the person is" in note and "chance" in note
     made.uploaded((tmp_path / "own" / "drawn.png").read_bytes(), "sketch")
     assert made.results.note == "", "a drawing's scores are not those of words"
-    assert app.presence_of(made.session.model, str(tmp_path / "own" / "people")) is None
+    alone = str(tmp_path / "own" / "people")
+    assert app.presence_of(made.session.model, alone, app.annotated(alone)) is None
 
 
 @pytest.mark.parametrize(

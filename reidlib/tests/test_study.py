@@ -42,7 +42,9 @@ def test_a_comparison_runs_what_is_missing_and_writes_its_page(tmp_path, monkeyp
     monkeypatch.setenv("REIDLIB_OUTPUTS", str(tmp_path / "outputs"))
     (tmp_path / "docs").mkdir()
     (tmp_path / "notebooks" / "images").mkdir(parents=True)
-    (tmp_path / "README.md").write_text(f"before\n{study.BEGIN}\nold\n{study.END}\nafter\n")
+    begin, held = (study.BEGIN.format(command=f"{study.COMMAND}{root}") for root in ("", " --root HELD_OUT"))
+    for file in ("README.md", "docs/toyworld.md"):
+        (tmp_path / file).write_text(f"before\n{begin}\nold\n{study.END}\nafter\n{held}\nother\n{study.END}\n")
 
     def execute(run) -> float:
         made = Run(run.name)
@@ -60,11 +62,12 @@ def test_a_comparison_runs_what_is_missing_and_writes_its_page(tmp_path, monkeyp
     executed = []
     monkeypatch.setattr(study.runner, "execute", execute)
     study.main(["compare", "--seeds", "2"])
-    assert len(executed) == 4 and not (tmp_path / "docs" / "toyworld.md").exists()
+    assert len(executed) == 4 and "old" in (tmp_path / "docs" / "toyworld.md").read_text()
     study.main(["compare", "--seeds", "2", "--write"])
     assert len(executed) == 4, "what is there is not run again"
     page, readme = (tmp_path / "docs" / "toyworld.md").read_text(), (tmp_path / "README.md").read_text()
     assert "| CFFA | 30.0 ± 0.0 |" in page and "| CFFA | 30.0 ± 0.0 |" in readme and "old" not in readme
     assert "beats a fine-tuned CLIP | 10.0 | 10.0 | 10.0 | 2 | holds here |" in page
-    assert readme.startswith("before\n") and readme.endswith("after\n")
+    for text in (page, readme):
+        assert text.startswith(f"before\n{begin}\n") and text.endswith(f"after\n{held}\nother\n{study.END}\n")
     assert (tmp_path / "notebooks" / "images" / "forest.png").is_file()

@@ -19,29 +19,33 @@ from reidlib.widgets.panel import SearchPanel, html
 CELL = "from reidlib.widgets.app import panel\n\npanel({folder!r}, {model!r}, {saved!r})"
 
 
+def annotated(folder: str) -> PersonData | None:
+    """The toy world for "", or a folder with metadata as a data set; None for a folder of pictures alone.
+
+    Raises ReidError where there is no such folder.
+    """
+    if not folder:
+        return load("toy")
+    if not Path(folder).is_dir():
+        raise ReidError(f"{Path(folder).absolute()} is no folder; expected one with pictures.")
+    return load("folder", Path(folder).absolute()) if metadata_files(Path(folder)) else None
+
+
 def open_gallery(
-    folder: str, model: str, reads: tuple[str, ...], also: tuple[str, ...] = ()
+    folder: str, data: PersonData | None, model: str, reads: tuple[str, ...], also: tuple[str, ...] = ()
 ) -> tuple[Method, Gallery, str]:
     """A model, the gallery of a folder, and the sentence that says which model it is. folder: "" for the toy world's
-    test pictures; model: a name for `load_model`, "" for the one that fits; reads, also: as `pick_model` has them.
+    test pictures; data: as `annotated` has it; model: a name for `load_model`, "" for the one that fits; reads, also:
+    as `pick_model` has them.
 
     Embeddings are kept in outputs/galleries/ and made once. Of a folder with metadata the pictures that it tells of are
     the gallery, and what it tells of them comes along.
     """
-    if folder and not Path(folder).is_dir():
-        raise ReidError(f"{Path(folder).absolute()} is no folder; expected one with pictures.")
     chosen, which = pick_model(reads, photos=bool(folder), name=model, also=also)
-    data, place = _annotated(folder), _place(folder)
+    place = _place(folder)
     if data is None:
         return chosen, encode_folder(chosen, Path(folder).absolute(), place), which
     return chosen, Gallery.encode(chosen, data.table if folder else data.split("test"), data.root, place), which
-
-
-def _annotated(folder: str) -> PersonData | None:
-    """The toy world, or a folder with metadata as a data set; None for a folder of pictures alone."""
-    if not folder:
-        return load("toy")
-    return load("folder", Path(folder).absolute()) if metadata_files(Path(folder)) else None
 
 
 def _place(folder: str) -> Path:
@@ -53,10 +57,10 @@ def _place(folder: str) -> Path:
     return outputs_dir() / "galleries" / f"{path.name}-{mark}"
 
 
-def presence_of(model: Method, folder: str) -> Presence | None:
+def presence_of(model: Method, folder: str, data: PersonData | None) -> Presence | None:
     """How to tell whether the person is there at all, learnt from the people that are annotated: those of the toy
     world's validation split, or of a folder with metadata. None where these are too few."""
-    data, place = _annotated(folder), _place(folder)
+    place = _place(folder)
     if data is None or not {"text", "turns"} & set(model.reads):
         return None
     people, beside = (data.table, place) if folder else (data.split("val"), None)
@@ -66,21 +70,22 @@ def presence_of(model: Method, folder: str) -> Presence | None:
         return None
 
 
-def questions_of(model: Method, gallery: Gallery, folder: str) -> QuestionBank | None:
+def questions_of(model: Method, gallery: Gallery, folder: str, data: PersonData | None) -> QuestionBank | None:
     """What may be asked: of the toy world what its attributes tell, fitted to what the model sees in its validation
     pictures; of a folder with metadata what that tells; None for the usual questions."""
     about = [row.get("attributes") or {} for row in gallery.index.metadata]
     if not {"text", "turns"} & set(model.reads) or not any(about):
         return None
-    data = None if folder else load("toy")
-    known = data and Gallery.encode(model, data.split("val"), data.root, _place(folder) / "val").index
+    known = None if folder else Gallery.encode(model, data.split("val"), data.root, _place(folder) / "val").index
     return QuestionBank(Encoder(model), gallery.index, questions_about(about), known)
 
 
 def panel(folder: str = "", model: str = "", saved: str = "search") -> SearchPanel:
     """The panel on a folder of pictures; arguments as in `open_gallery`. saved: the folder of saved searches."""
-    chosen, gallery, which = open_gallery(folder, model, ("text", "turns", "sketch"))
-    session = QuerySession(chosen, gallery, questions_of(chosen, gallery, folder), presence_of(chosen, folder))
+    data = annotated(folder)
+    chosen, gallery, which = open_gallery(folder, data, model, ("text", "turns", "sketch"))
+    questions, presence = questions_of(chosen, gallery, folder, data), presence_of(chosen, folder, data)
+    session = QuerySession(chosen, gallery, questions, presence)
     made = SearchPanel(session, folder=Path(saved))
     made.message.value = html("reid-note", which)
     return made
@@ -97,8 +102,9 @@ def serve(folder: str = "", model: str = "", host: str = "127.0.0.1", port: int 
     except ImportError as error:
         raise ReidError("The app needs voila: pip install 'reidlib[app]'.") from error
     folder = str(Path(folder).absolute()) if folder else ""
-    chosen, gallery, which = open_gallery(folder, model, ("text", "turns", "sketch"))
-    presence_of(chosen, folder)  # kept for the pages
+    data = annotated(folder)
+    chosen, gallery, which = open_gallery(folder, data, model, ("text", "turns", "sketch"))
+    presence_of(chosen, folder, data)  # kept for the pages
     model = model or next(reversed(loaded), "")  # the run that was picked: later trainings change no page
     print(which)
     cell = {
@@ -132,7 +138,7 @@ def search(folder: str, text: str = "", sketch: str = "", photo: str = "", model
         raise ReidError("Nothing to search with was given; expected a text in quotes, --sketch FILE or --photo FILE.")
     reads = ("text", "turns") if text else ("sketch",) if sketch else ("text", "turns", "sketch")
     drawn, shown = (open_image(file) if file else None for file in (sketch, photo))
-    chosen, gallery, which = open_gallery(folder, model, reads, ("sketch",) if sketch else ())
+    chosen, gallery, which = open_gallery(folder, annotated(folder), model, reads, ("sketch",) if sketch else ())
     session = QuerySession(chosen, gallery)
     if text:
         session.say(text)
