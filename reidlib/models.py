@@ -226,7 +226,8 @@ def _hub_file(repository: str) -> Path | None:
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(hf_hub_download(repository, OWN_FILE))
+        with weights.hub():
+            return Path(hf_hub_download(repository, OWN_FILE))
     except LocalEntryNotFoundError:  # offline: whether the repository has the file is not known
         return None
     except (EntryNotFoundError, HfHubHTTPError, OSError, ValueError):

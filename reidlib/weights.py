@@ -3,11 +3,14 @@
 import hashlib
 import json
 import pickle
+import socket
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -139,6 +142,24 @@ def _refuse_compression(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise CheckpointError(f"{path} is compressed and was not opened; expected a file as torch.save writes.")
+
+
+@contextmanager
+def hub() -> Iterator[None]:
+    """Around what may fetch from the Hugging Face hub: where that does not answer, what this machine has must do, at
+    once. Its library would try again for half a minute a file, with a line each time."""
+    from huggingface_hub import constants
+
+    asked, place = constants.HF_HUB_OFFLINE, urlsplit(constants.ENDPOINT)
+    try:
+        if not asked and not getproxies():  # a proxy answers in its place
+            socket.create_connection((place.hostname, place.port or 443), timeout=5).close()
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = asked
 
 
 @contextmanager

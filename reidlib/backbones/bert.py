@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from reidlib.backbones.clip import Tokens, packed, pad_and_cut, unpack
 from reidlib.errors import ReidError, nearest
+from reidlib.weights import hub
 
 # BERTs with random weights. Their words are CLIP's byte pairs, which come with open_clip: nothing is downloaded.
 RANDOM: dict[str, dict[str, Any]] = {
@@ -168,7 +169,8 @@ def fetched(load: Callable, name: str, known: Iterable[str] = (), **options: Any
     known: names that need no download, of which the error tells the nearest.
     """
     try:
-        return load(name, **options)
+        with hub():
+            return load(name, **options)
     except (OSError, ValueError) as error:
         hint = f" ({nearest(name, known)})" if known and "/" not in name else ""
         raise ReidError(

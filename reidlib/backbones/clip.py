@@ -7,7 +7,7 @@ import tempfile
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache
@@ -24,6 +24,7 @@ from reidlib.backbones.toy import toy_model
 from reidlib.data.augment import CLIP as STATISTICS
 from reidlib.data.images import Preprocess
 from reidlib.errors import CheckpointError, ConfigError, ReidError, nearest
+from reidlib.weights import hub
 
 PAD, MASK_ID = 0, 49405  # CLIP pads with 0; 49405 is the rare word "jekyll", which TBPS-CLIP and IRRA use as the mask
 TOY = ("toy", "toy-random")
@@ -403,8 +404,9 @@ def _built(
     options = {"force_image_size": size, "pretrained_text": False, "force_quick_gelu": quick_gelu}
     told = {key: (about or {})[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in (about or {})}
     what = f"The weights of {name}"
+    elsewhere = source.startswith("hf-hub:") or bool(weights) and not Path(weights).is_file()
     try:
-        with _silent():
+        with _silent(), hub() if elsewhere else nullcontext():
             model = open_clip.create_model(source, pretrained=weights or None, force_preprocess_cfg=told, **options)
             words = _model_config(source)["text_cfg"].get("hf_tokenizer_name", "its own")
             what = f"The tokenizer of {name} ({words})"
@@ -416,7 +418,7 @@ def _built(
     except TypeError as error:  # a ResNet computes with one side
         raise ConfigError(f"{name} does not take pictures of {image_size}; expected its own size ({error}).") from error
     except (OSError, RuntimeError, ValueError, UnpicklingError, ImportError) as error:
-        said = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+        said = str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".") or type(error).__name__
         raise ReidError(
             f"{what} could not be loaded: {said[:300]}. Without a network, fetch it elsewhere (`hf download`) and "
             "name the file as ARCH:/file, its tokenizer's files beside it, or the folder."

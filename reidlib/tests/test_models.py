@@ -2,12 +2,14 @@
 
 import json
 import socket
+import time
 
 import pytest
 import torch
+from huggingface_hub import constants
 from PIL import Image
 
-from reidlib import methods, models, paths
+from reidlib import methods, models, paths, weights
 from reidlib.backbones.clip import create_clip, write_folder
 from reidlib.errors import CheckpointError, ConfigError, ReidError
 from reidlib.methods.base import Method
@@ -238,3 +240,25 @@ def test_another_picture_size_interpolates_positions_and_another_model_is_refuse
     wide = Clip(ClipConfig(backbone="ViT-S-32-alt", image_size=(64, 64)))
     with pytest.raises(ReidError, match="Nothing of the image tower of other"):
         start_from(wide, "other")
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
+    asked = []
+
+    def refuse(address, timeout):
+        asked.append(address)
+        raise OSError("no network")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(weights, "getproxies", dict)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it is tried again"))
+    with pytest.raises(
+        ReidError, match="SigLIP:webli could not be loaded: [^.]*[.]bin[^.]*[.] W"
+    ):
+        load_model("ViT-B-16-SigLIP:webli")
+    assert asked == [("huggingface.co", 443)] and not constants.HF_HUB_OFFLINE
+    monkeypatch.setattr(weights, "getproxies", lambda: {"https": "proxy:80"})
+    with weights.hub():
+        assert not constants.HF_HUB_OFFLINE
+    assert len(asked) == 1, "a proxy answers in its place"
