@@ -48,7 +48,8 @@ class TextEncoder(nn.Module):
             try:
                 files = packed(self._words)
             except ReidError as error:  # of an imported model, which has read nothing yet
-                warnings.warn(f"The model is kept without its tokenizer and reads no words yet. {error}", stacklevel=2)
+                kept = "The model is kept without its tokenizer and reads no words yet; text_encoder names its folder."
+                warnings.warn(f"{kept} {error}", stacklevel=2)
         return {
             "kind": "text",
             "config": json.loads(self.model.config.to_json_string(use_diff=False)),

@@ -253,9 +253,7 @@ def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
     monkeypatch.setattr(weights, "getproxies", dict)
     monkeypatch.setattr(socket, "create_connection", refuse)
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it is tried again"))
-    with pytest.raises(
-        ReidError, match="SigLIP:webli could not be loaded: [^.]*[.]bin[^.]*[.] W"
-    ):
+    with pytest.raises(ReidError, match="SigLIP:webli could not be loaded: [^.]*[.]bin[^.]*[.] W"):
         load_model("ViT-B-16-SigLIP:webli")
     assert asked == [("huggingface.co", 443)] and not constants.HF_HUB_OFFLINE
     monkeypatch.setattr(weights, "getproxies", lambda: {"https": "proxy:80"})

@@ -350,7 +350,7 @@ def test_a_run_has_no_name_that_means_another_model(tmp_path, monkeypatch, name)
 def test_the_tokenizer_of_an_imported_cfine_is_kept_or_asked_for(tmp_path, monkeypatch):
     monkeypatch.setenv("REIDLIB_OUTPUTS", str(tmp_path / "outputs"))
     path, words = written(tmp_path, "cfine", MAKE["cfine"]()), tmp_path / "words"
-    with pytest.warns(UserWarning, match="reads no words yet. .* name the folder as text_encoder"):
+    with pytest.warns(UserWarning, match="reads no words yet; text_encoder names its folder. .*hf download"):
         import_run("cfine", path, "without")
     word_tokenizer(50, 0, 2, 3).save_pretrained(words)
     model, _ = import_run("cfine", path, "with", text_encoder=str(words))
