@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from reidlib.backbones.bert import TextEncoder, build_bert
@@ -178,7 +179,7 @@ def _diana(kind: str, path: Path, settings: dict[str, Any]) -> DiaNA:
     It does not hold the picture size or the system prompt that the model was trained with: the official prompt can be
     given as `system`.
     """
-    from transformers import LlamaConfig, LlamaModel, Swinv2Config
+    from transformers import LlamaConfig, LlamaModel, Swinv2Config, Swinv2Model
 
     config = _sizes(path)
     state = renamed(read(path), NAMES["diana"])
@@ -198,9 +199,13 @@ def _diana(kind: str, path: Path, settings: dict[str, Any]) -> DiaNA:
         told = {
             name: getattr(settings, name) for name in ("system", "caption_system", "caption_questions", "max_length")
         }
-        language = LlamaModel(LlamaConfig(**config["llama_config"]))
+        words = LlamaConfig(**config["llama_config"])
+        with torch.device("meta"):  # what a file says its sizes are may be more than any memory holds
+            planned = sum(p.numel() for tower in (Swinv2Model(vision), LlamaModel(words)) for p in tower.parameters())
+        if planned > sum(tensor.numel() for tensor in state.values()):
+            raise CheckpointError(f"{path / 'config.json'} tells of larger towers than there are weights for.")
         towers = TransformerTowers(
-            swin_of(vision, settings.drop_path), language, Vocabulary.pretrained(str(path)), **told
+            swin_of(vision, settings.drop_path), LlamaModel(words), Vocabulary.pretrained(str(path)), **told
         )
         model = method(settings, towers=towers)
     load_state(model, state, source=path)

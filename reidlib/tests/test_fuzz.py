@@ -201,6 +201,15 @@ def test_any_changed_official_folder_loads_or_says_why(tmp_path):
     check()
 
 
+@pytest.mark.parametrize("part", ["vision_config", "llama_config"])
+def test_a_folder_that_tells_of_larger_towers_than_it_holds_is_refused(tmp_path, part):
+    config = json.loads((write_official(tmp_path) / "config.json").read_text())
+    larger = {"vision_config": {"embed_dim": 96_000}, "llama_config": {}}[part]  # {}: the defaults, seven billions
+    (tmp_path / "config.json").write_text(json.dumps(config | {part: larger}))
+    with pytest.raises(CheckpointError, match="config.json tells of larger towers"):
+        import_official("diana", tmp_path, image_size=(64, 64))
+
+
 # -- what is typed on the command line -----------------------------------------------------------------------------
 
 
