@@ -123,3 +123,14 @@ def test_the_app_is_the_panel_alone(folder, tmp_path):
     finally:
         process.terminate()
         process.wait(90)  # it ends its kernels first
+
+
+def test_pages_that_open_side_by_side_find_everything_encoded(toy_root, tmp_path, monkeypatch):
+    voila = pytest.importorskip("voila.app")
+    monkeypatch.setenv("REIDLIB_OUTPUTS", str(tmp_path))
+    found = []
+    rows = lambda: sorted(path.parent.name for path in tmp_path.glob("galleries/**/*.rows"))  # noqa: E731
+    monkeypatch.setattr(voila.Voila, "launch_instance", lambda arguments: found.extend(rows()))
+    app.serve(model="toy")
+    app.panel(model="toy")
+    assert found == rows() == ["toy", "val"]

@@ -104,7 +104,8 @@ def serve(folder: str = "", model: str = "", host: str = "127.0.0.1", port: int 
     folder = str(Path(folder).absolute()) if folder else ""
     data = annotated(folder)
     chosen, gallery, which = open_gallery(folder, data, model, ("text", "turns", "sketch"))
-    presence_of(chosen, folder, data)  # kept for the pages
+    questions_of(chosen, gallery, folder, data)  # what both encode is kept for the pages, which may open side by side
+    presence_of(chosen, folder, data)
     model = model or next(reversed(loaded), "")  # the run that was picked: later trainings change no page
     print(which)
     cell = {
