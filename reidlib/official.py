@@ -179,7 +179,7 @@ def _diana(kind: str, path: Path, settings: dict[str, Any]) -> DiaNA:
     It does not hold the picture size or the system prompt that the model was trained with: the official prompt can be
     given as `system`.
     """
-    from transformers import LlamaConfig, LlamaModel, Swinv2Config, Swinv2Model
+    from transformers import LlamaConfig, LlamaModel, Swinv2Config
 
     config = _sizes(path)
     state = renamed(read(path), NAMES["diana"])
@@ -201,7 +201,7 @@ def _diana(kind: str, path: Path, settings: dict[str, Any]) -> DiaNA:
         }
         words = LlamaConfig(**config["llama_config"])
         with torch.device("meta"):  # what a file says its sizes are may be more than any memory holds
-            planned = sum(p.numel() for tower in (Swinv2Model(vision), LlamaModel(words)) for p in tower.parameters())
+            planned = sum(p.numel() for tower in (swin_of(vision), LlamaModel(words)) for p in tower.parameters())
         if planned > sum(tensor.numel() for tensor in state.values()):
             raise CheckpointError(f"{path / 'config.json'} tells of larger towers than there are weights for.")
         towers = TransformerTowers(
