@@ -53,7 +53,6 @@ MODEL = SimpleNamespace(name="irra", image_size=(384, 128), reads=("text",))
 STAND_INS = {  # for what takes minutes, a browser, a network, or files that are not here
     "reidlib.runner.execute": lambda planned, later: 1.0,
     "reidlib.runner.check_data": lambda planned: None,
-    "reidlib.toyworld.make": lambda root: None,  # the whole world, in the place of the small one of all other tests
     "reidlib.book.build": lambda folder: [],
     "reidlib.widgets.app.serve": lambda folder, model, host, port: None,
     "reidlib.models.import_run": lambda kind, file, name, **settings: (MODEL, name),

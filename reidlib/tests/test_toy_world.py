@@ -231,6 +231,7 @@ def test_market_attributes_of_a_person():
 def test_made_once(world, monkeypatch):
     monkeypatch.setattr(drawn, "_write_all", lambda *_: pytest.fail("written twice"))
     assert make(world, people=8, seed=3) == world
+    assert make(world) == world  # of the size and seed that it has
 
 
 def test_an_interrupted_world_is_not_there(tmp_path, monkeypatch):
