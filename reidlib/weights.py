@@ -54,13 +54,15 @@ def fingerprint(model: nn.Module) -> str:
 
 def state_of(path: Path) -> dict:
     """The JSON state inside a checkpoint."""
-    return _open(path)[0]
+    with _opened(path) as (state, _):
+        return state
 
 
 def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict:
     """Restores what `save` wrote and returns its state. Raises CheckpointError for a file that is damaged, has no such
     optimiser, or belongs to another model."""
-    state, tensors = _open(path)
+    with _opened(path) as (state, file):
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     weights = {name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")}
     load_state(model, weights, source=path)
     if optimizer is not None:
@@ -85,11 +87,12 @@ def _restore_moments(path: Path, optimizer: torch.optim.Optimizer, tensors: dict
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _open(path: Path) -> tuple[dict, dict[str, Tensor]]:
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[dict, safe_open]]:
+    """The JSON state of a checkpoint and its file, whose tensors are read when they are asked for."""
     try:
         with safe_open(path, framework="pt") as file:
-            state = json.loads((file.metadata() or {})["state"])
-            return state, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            yield json.loads((file.metadata() or {})["state"]), file
     except FileNotFoundError as error:
         raise CheckpointError(f"There is no checkpoint {path}.") from error
     except (SafetensorError, KeyError, ValueError, OSError) as error:

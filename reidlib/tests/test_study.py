@@ -36,6 +36,15 @@ def test_a_study_goes_on_where_it_was(toy_root, tmp_path, monkeypatch, capsys):
     assert len(table) == 2 and list(table.columns) == list(study.COLUMNS) and "clip" in capsys.readouterr().out
 
 
+def test_one_training_with_settings_of_ones_own_is_kept(toy_root, tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "WHY", tmp_path / "why.csv")
+    for steps in (1, 2):
+        study.main(["try", "clip", f'{{"max_steps": {steps}}}'])
+    kept = study.trials(study.WHY)
+    assert set(kept["settings"]) == {'{"max_steps": 1}', '{"max_steps": 2}'} and set(kept["method"]) == {"clip"}
+    assert all(kept["value"].between(0, 100)) and kept["mAP"].nunique() == 2  # the second step moved something
+
+
 def test_a_comparison_runs_what_is_missing_and_writes_its_page(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(study, "CHECKOUT", tmp_path)
     monkeypatch.setattr(study, "COMPARED", ("10", "15"))
