@@ -115,17 +115,17 @@ def trials(log: Path = LOG) -> pd.DataFrame:
     return frame.sort_values(["method", "value", "mAP"], ascending=[True, False, False], ignore_index=True)
 
 
-def compare_seeds(seeds: int, ablated: int, root: str = "", write: bool = False) -> None:
-    """Runs every method's notebook for each of the first `seeds` seeds, for the first `ablated` with its ablations, and
-    prints what they say together.
+def compare_seeds(seeds: int, root: str = "", write: bool = False) -> None:
+    """Runs every method's notebook with its ablations for each of the first `seeds` seeds, and prints what they say
+    together.
 
     What outputs/ holds already is not run again. root: of a toy world of one's own, such as a held-out one, which needs
     an outputs/ of its own. write: the tables go into docs/toyworld.md, between the comments that name the command, and
     without `root` their first with its figure into README.md.
     """
     for seed in range(seeds):
-        asked = {"seed": seed} | ({"ablations": True, "ablation": "all"} if seed < ablated else {})
-        for run in runner.plan(runner.select(list(COMPARED)), asked | ({"root": root} if root else {})):
+        asked = {"seed": seed, "ablations": True, "ablation": "all"} | ({"root": root} if root else {})
+        for run in runner.plan(runner.select(list(COMPARED)), asked):
             if not (outputs_dir() / run.name / "executed.ipynb").is_file():
                 print(f"{run.name}  {runner.execute(run):.0f} s", flush=True)
     found = results.find_results(outputs_dir())
@@ -171,14 +171,11 @@ def main(arguments: list[str] | None = None) -> None:
     ask.add_argument("--seed", type=int, default=0)
     compare = kinds.add_parser("compare", help="over seeds, measured on test")
     compare.add_argument("--seeds", type=int, default=3)
-    compare.add_argument("--ablated", type=int, default=3, help="seeds with ablations (default: %(default)s)")
     compare.add_argument("--root", default="", help="of another toy world, a held-out one")
     compare.add_argument("--write", action="store_true", help="to docs/toyworld.md and README.md")
     options = parser.parse_args(arguments)
     if options.kind == "compare":
-        return compare_seeds(
-            options.seeds, options.ablated, options.root and str(Path(options.root).absolute()), options.write
-        )
+        return compare_seeds(options.seeds, options.root and str(Path(options.root).absolute()), options.write)
     if options.kind == "try":
         return _append(WHY, run_trial(options.method, 0, seed=options.seed, own=options.settings))
     known = trials(options.log)
