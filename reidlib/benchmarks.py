@@ -48,7 +48,7 @@ from reidlib.retrieval import GalleryIndex, cluster
 from reidlib.retrieval.store import Store, connect, create
 
 METHODS = ("clip", "cfine", "cffa", "interactreid-1", "interactreid", "diana")
-TIMED = (*METHODS, "omni")  # whose steps depend on what a batch holds, so that they cannot be counted without contents
+TIMED = (*METHODS, "omni")  # in steps; what it computes depends on the parts a batch holds, and is not counted
 GOAL = 1.15  # a step should take at most so many times the bare one
 SCALE = 50.0  # inverse temperature of the bare step
 RANDOM: dict[str, dict[str, Any]] = {
@@ -129,7 +129,7 @@ def _cpu_name() -> str:
 # -- training steps
 
 
-def steps(preset: str = "toy", names: Sequence[str] = METHODS, repeats: int = 7, batch_size: int = 0) -> list[dict]:
+def steps(preset: str = "toy", names: Sequence[str] = TIMED, repeats: int = 7, batch_size: int = 0) -> list[dict]:
     """Time of a step (forward, losses, backward, optimiser) and of the bare step, side by side, a row a method.
 
     batch_size: 0 takes what one device has of the preset's. The peaks are torch's own count on a GPU; on the CPU they
@@ -154,7 +154,7 @@ def steps(preset: str = "toy", names: Sequence[str] = METHODS, repeats: int = 7,
     return rows
 
 
-def parts(preset: str = "toy", names: Sequence[str] = METHODS, repeats: int = 5, batch_size: int = 0) -> list[dict]:
+def parts(preset: str = "toy", names: Sequence[str] = TIMED, repeats: int = 5, batch_size: int = 0) -> list[dict]:
     """Where the time of a step goes, and of the bare step at the same batch and text length: a row a method and step.
 
     Milliseconds, medians: the forward pass of each part of the model by its name (`image tower`, `text tower`, then
