@@ -80,12 +80,18 @@ def questions_of(model: Method, gallery: Gallery, folder: str, data: PersonData 
     return QuestionBank(Encoder(model), gallery.index, questions_about(about), known)
 
 
-def panel(folder: str = "", model: str = "", saved: str = "search") -> SearchPanel:
-    """The panel on a folder of pictures; arguments as in `open_gallery`. saved: the folder of saved searches."""
+def open_session(folder: str, model: str) -> tuple[QuerySession, str]:
+    """A session with all that a page needs, and the sentence that says which model it is; arguments as in
+    `open_gallery`. What it encodes is kept, so that pages which open side by side afterwards write nothing."""
     data = annotated(folder)
     chosen, gallery, which = open_gallery(folder, data, model, ("text", "turns", "sketch"))
     questions, presence = questions_of(chosen, gallery, folder, data), presence_of(chosen, folder, data)
-    session = QuerySession(chosen, gallery, questions, presence)
+    return QuerySession(chosen, gallery, questions, presence), which
+
+
+def panel(folder: str = "", model: str = "", saved: str = "search") -> SearchPanel:
+    """The panel on a folder of pictures; arguments as in `open_gallery`. saved: the folder of saved searches."""
+    session, which = open_session(folder, model)
     made = SearchPanel(session, folder=Path(saved))
     made.message.value = html("reid-note", which)
     return made
@@ -102,10 +108,7 @@ def serve(folder: str = "", model: str = "", host: str = "127.0.0.1", port: int 
     except ImportError as error:
         raise ReidError("The app needs voila: pip install 'reidlib[app]'.") from error
     folder = str(Path(folder).absolute()) if folder else ""
-    data = annotated(folder)
-    chosen, gallery, which = open_gallery(folder, data, model, ("text", "turns", "sketch"))
-    questions_of(chosen, gallery, folder, data)  # what both encode is kept for the pages, which may open side by side
-    presence_of(chosen, folder, data)
+    session, which = open_session(folder, model)
     model = model or next(reversed(loaded), "")  # the run that was picked: later trainings change no page
     print(which)
     cell = {
@@ -120,7 +123,7 @@ def serve(folder: str = "", model: str = "", host: str = "127.0.0.1", port: int 
     with tempfile.TemporaryDirectory() as place:
         notebook = Path(place, "search.ipynb")
         notebook.write_text(json.dumps({"cells": [cell], "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
-        print(f"{len(gallery):,} pictures; open http://{host}:{port} in a browser, Ctrl-C ends it.", flush=True)
+        print(f"{len(session.gallery):,} pictures; open http://{host}:{port} in a browser, Ctrl-C ends it.", flush=True)
         options = ["--no-browser", f"--port={port}", f"--Voila.ip={host}", "--Voila.port_retries=0"]
         options += ["--Voila.log_level=40", "--preheat_kernel=True", "--pool_size=1"]
         options += ["--KernelManager.transport_encryption=auto"]
